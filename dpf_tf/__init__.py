@@ -1,0 +1,43 @@
+"""Dynamic Model Pruning with Feedback (DPF) for Keras 3 and tf_keras.
+
+One training run yields a sparse model, and weights pruned too early can come back:
+
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.9)
+    pruned.compile(...)
+    pruned.fit(data, callbacks=[dpf_tf.PruningCallback()])
+    sparse = dpf_tf.strip_pruning(pruned)
+
+Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 2020.
+"""
+
+from dpf_tf.batch_norm import recalibrate_batch_norm
+from dpf_tf.callbacks import PruningCallback
+from dpf_tf.model import (
+    freeze_masks,
+    get_masks,
+    prune_low_magnitude_dpf,
+    strip_pruning,
+)
+from dpf_tf.prunable import PrunableLayer, pointwise
+from dpf_tf.report import sparsity_report
+from dpf_tf.schedules import ConstantSparsity, PolynomialDecay
+from dpf_tf.updater import MaskUpdater
+from dpf_tf.version import __version__
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
+
+__all__ = [
+    "ConstantSparsity",
+    "MaskUpdater",
+    "PolynomialDecay",
+    "PrunableLayer",
+    "PruneLowMagnitudeDPF",
+    "PruningCallback",
+    "__version__",
+    "freeze_masks",
+    "get_masks",
+    "pointwise",
+    "prune_low_magnitude_dpf",
+    "recalibrate_batch_norm",
+    "sparsity_report",
+    "strip_pruning",
+]

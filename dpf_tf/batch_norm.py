@@ -1,0 +1,112 @@
+"""Batch norm under changing masks: its moving statistics belong to past masks.
+
+The statistics that batch norm keeps for inference are a moving average over the last
+hundred steps or so, and so over several masks. Where masks change to the end, the
+accuracy at test time depends on how many steps ago they last did.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from dpf_tf import keras_api, prunable
+from dpf_tf.selection import wrappers
+
+
+def batch_norm_layers(model: Any) -> list[Any]:
+    """Returns every batch norm layer of a model, at any depth."""
+    base = keras_api.of(model).module.layers.BatchNormalization
+    seen: set[int] = set()
+
+    def visit(layer: Any) -> Iterator[Any]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if isinstance(layer, base):
+            yield layer
+        for _, child in prunable.sublayers(layer):
+            yield from visit(child)
+
+    return list(visit(model))
+
+
+def recalibrate_batch_norm(
+    model: Any, dataset: Iterable[Any], steps: int | None = None
+) -> None:
+    """Estimates batch norm's moving statistics anew, for the present masks.
+
+    The mean and variance of every trainable batch norm layer become the averages of
+    those of `steps` training batches, run in training mode. Nothing else changes:
+    weights, masks and all other state are bit for bit as before.
+
+    Args:
+        model: a pruned or a plain model of either Keras.
+        dataset: batches of training data: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        steps: how many batches to use; `None` is all of them (the dataset must end).
+
+    Raises:
+        TypeError: if `model` is no Keras model or layer.
+        ValueError: if the model has no batch norm layer that is trained, or the
+            dataset gives no batch.
+
+    Example:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> import dpf_tf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((2,)), keras.layers.BatchNormalization()])
+        >>> batch = np.array([[0.0, 4.0], [2.0, 6.0]], "float32")
+        >>> dpf_tf.recalibrate_batch_norm(model, [batch])
+        >>> model.layers[-1].moving_mean.numpy()
+        array([1., 5.], dtype=float32)
+
+    References:
+        Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI 2018, section
+        3.2, does the same for averaged weights.
+    """
+    api = keras_api.of(model)
+    if api is None:
+        raise TypeError(
+            "`model` must be a model of Keras 3 or tf_keras. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    norms = [layer for layer in batch_norm_layers(model) if layer.trainable]
+    if not norms:
+        raise ValueError(
+            f"'{model.name}' has no trainable batch normalization layer; there is "
+            "nothing to recalibrate."
+        )
+    statistics = {id(v) for n in norms for v in (n.moving_mean, n.moving_variance)}
+    kept = [(v, api.dense(v)) for v in model.variables if id(v) not in statistics]
+    momenta = [norm.momentum for norm in norms]
+    watched = [(layer, layer.watched) for _, layer in wrappers(model)]
+    batches = 0
+    try:
+        for layer, _ in watched:
+            layer.set_watched(True)
+        for batch in itertools.islice(dataset, steps):
+            x, _, _ = api.module.utils.unpack_x_y_sample_weight(batch)
+            for norm in norms:  # The average of all batches up to this one.
+                norm.momentum = batches / (batches + 1)
+            _run(model, x)
+            batches += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for layer, was in watched:
+            layer.set_watched(was)
+        for variable, value in kept:
+            variable.assign(value)
+    if not batches:
+        raise ValueError("`dataset` gave no batch: batch norm stays as it was.")
+
+
+def _run(model: Any, x: Any) -> None:
+    # Eagerly: a traced function would keep the momentum of its first batch.
+    strategy = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
+    strategy.run(lambda x: model(x, training=True), args=(x,))

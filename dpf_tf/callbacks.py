@@ -1,0 +1,297 @@
+"""`PruningCallback`: when masks change during `fit`, and what the logs say of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from dpf_tf import keras_api
+from dpf_tf.batch_norm import batch_norm_layers, recalibrate_batch_norm
+from dpf_tf.updater import MaskUpdater
+
+
+class PruningCallback:
+    """Recomputes the masks during `fit`: add it to `callbacks`, first in the list.
+
+    A mask that is due at step `t` (the optimizer's iterations) is made before the
+    gradient of step `t`, step 0 included. The logs get `sparsity` (present share of
+    zeros among the weights that can be pruned), `mask_flips` (entries changed by the
+    last update) and `mask_age` (steps since a mask last changed); callbacks that stand
+    later in the list, the progress bar among them, see these.
+
+    Args:
+        settle: share of the announced training, at its end, in which the masks stand
+            still, so that batch norm's statistics belong to the final masks. The
+            gradient stays unmasked. 0 is the paper to the letter.
+        recalibrate_data: training batches on which batch norm is recalibrated before
+            every validation inside `fit` (see `recalibrate_batch_norm`).
+        recalibrate_steps: how many of these batches to use.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if `settle` lies outside `[0, 1)`; in `fit`, if the model has no
+            pruned layer, if a mask would be due inside an execution of several steps,
+            or if Keras itself fails on the combination of strategy and options.
+
+    Example:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> import dpf_tf
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16),
+        ...                           keras.layers.Dense(1)])
+        >>> pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.75)
+        >>> pruned.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        >>> x, y = np.ones((256, 8)), np.ones((256, 1))
+        >>> history = pruned.fit(x, y, batch_size=4, verbose=0,
+        ...                      callbacks=[dpf_tf.PruningCallback()])
+        >>> history.history["sparsity"]
+        [0.75]
+
+    References:
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        cls = _concrete(cls, _bases())
+        return super(PruningCallback, cls).__new__(cls)
+
+    def __init__(
+        self,
+        settle: float = 0.05,
+        recalibrate_data: Any = None,
+        recalibrate_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        if isinstance(settle, bool) or not isinstance(settle, int | float):
+            raise TypeError(f"`settle` must be a number. Received: {settle!r}")
+        if not 0.0 <= settle < 1.0:
+            raise ValueError(
+                "`settle` is the share of training, at its end, in which masks stand "
+                f"still: a number in [0, 1). Received: {settle!r}"
+            )
+        # tf_keras would give us a copy of the logs, which its progress bar never sees.
+        self._supports_tf_logs = True
+        self._settle = settle
+        self._recalibrate_data = recalibrate_data
+        self._recalibrate_steps = recalibrate_steps
+        self._updater: MaskUpdater | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes charge of the masks."""
+        _refuse_what_keras_cannot(self.model)
+        self._updater = MaskUpdater(self.model)
+        self._bound: int | None = None  # The step is at most this; unknown as yet.
+        self._next = 0  # First step that has not been looked at.
+        self._start = 0
+        self._last_step: float = math.inf  # Masks may change up to here.
+        self._first_epoch: int | None = None
+        self._batch = 0
+        self._flips = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes the epoch at which this training starts or goes on."""
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Recomputes the masks if they are due at the step that comes."""
+        self._batch = batch
+        if self._bound is None:
+            self._begin()
+        step = self._find_due(self._bound)
+        if step is None:
+            return
+        # Our count is an upper bound: with gradient accumulation, or after a float16
+        # overflow, a batch makes no step. The optimizer is asked only now.
+        self._bound = self._iterations()
+        self._next = min(step, self._bound)
+        if self._bound >= step:
+            self._flips = self._updater.recompute(self._bound).flips
+            self._next = self._bound + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Adds `sparsity`, `mask_flips` and `mask_age` to the logs."""
+        self._bound += batch - self._batch + 1
+        self._log(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds `sparsity`, `mask_flips` and `mask_age` to the logs."""
+        self._log(logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Recalibrates batch norm before a validation, if asked to."""
+        if self._updater is not None and self._recalibrate_data is not None:
+            recalibrate_batch_norm(
+                self.model, self._recalibrate_data, self._recalibrate_steps
+            )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warns if the target was missed, and lets go of the masks."""
+        self._warn_if_missed()
+        for layer in self._updater.layers:
+            layer.set_watched(False)
+        self._updater = None
+        # The next fit traces its step anew, so that a forgotten callback is noticed.
+        self.model.train_function = None
+
+    def _iterations(self) -> int:
+        return int(self.model.optimizer.iterations)
+
+    def _begin(self) -> None:
+        """Looks at the training that lies ahead, at its first batch.
+
+        Not earlier: `BackupAndRestore` may restore the step after our `on_train_begin`.
+        """
+        step = self._iterations()
+        self._bound = self._next = self._start = step
+        total = self._total_steps(step)
+        if total is not None:
+            self._updater.resolve(total)
+            if self._settle:
+                self._last_step = math.floor(total - self._settle * total)
+        elif self._settle and batch_norm_layers(self.model):
+            warnings.warn(
+                "The length of this training is unknown, so the masks cannot stand "
+                "still in its last part, and batch norm's statistics will belong to "
+                "several masks. Give `steps_per_epoch` to `fit`, or use "
+                "`dpf_tf.recalibrate_batch_norm` before the evaluation.",
+                stacklevel=2,
+            )
+        self._check_executions(total)
+        if total is not None:
+            self._warn_of_short_training(total)
+
+    def _total_steps(self, step: int) -> int | None:
+        """Returns the step at which this training ends, if `fit` knows it."""
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if not steps or not epochs:
+            return None
+        batches = steps * (epochs - (self._first_epoch or 0))
+        return step + batches // self._accumulation()
+
+    def _accumulation(self) -> int:
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+    def _find_due(self, bound: int) -> int | None:
+        """Returns the first step in `[self._next, bound]` at which masks are due."""
+        for step in range(self._next, bound + 1):
+            if step <= self._last_step and self._updater.due(step):
+                return step
+        self._next = bound + 1
+        return None
+
+    def _check_executions(self, total: int | None) -> None:
+        """Refuses a mask due in the middle of an execution of several steps."""
+        execution = keras_api.steps_per_execution(self.model)
+        if execution == 1:
+            return
+        steps = self.params.get("steps")
+        if total is None or not steps:
+            raise ValueError(
+                f"With steps_per_execution={execution} the masks can change only "
+                "between executions, and this training has no known length to check "
+                "that. Give `steps_per_epoch` to `fit`."
+            )
+        accumulation = self._accumulation()
+        for step in range(self._start, total):
+            if step > self._last_step or not self._updater.due(step):
+                continue
+            batch = (step - self._start) * accumulation % steps
+            if batch % execution:
+                raise ValueError(
+                    f"A mask is due at step {step}, which is batch {batch} of an "
+                    f"epoch of {steps}; with steps_per_execution={execution} the "
+                    "masks can change only before batches 0, "
+                    f"{execution}, {2 * execution}, ... of an epoch. Choose "
+                    "steps_per_execution so that it divides the schedule's frequency "
+                    "and the steps of an epoch."
+                )
+
+    def _warn_of_short_training(self, total: int) -> None:
+        last = min(total - 1, self._last_step)
+        for settings in self._updater.settings:
+            schedule = settings.schedule
+            target = schedule.final_sparsity
+            update = schedule.last_update(int(last))
+            if update is None or update < self._start and self._updater.sparsity == 0:
+                warnings.warn(
+                    f"No mask is due in this training (steps {self._start} to "
+                    f"{total - 1}, masks may change up to step {last}): the schedule "
+                    f"{schedule} will not act.",
+                    stacklevel=2,
+                )
+            elif target is not None and schedule(update)[1] < target:
+                warnings.warn(
+                    f"The last mask update of this training, at step {update} of "
+                    f"{total}, reaches sparsity {schedule(update)[1]:.4f} of "
+                    f"{target}. Train on, or shorten the schedule {schedule}.",
+                    stacklevel=2,
+                )
+
+    def _warn_if_missed(self) -> None:
+        missed = self._updater.missed_target()
+        if missed is not None:
+            warnings.warn(
+                f"Training has ended at sparsity {missed[0]:.4f}, below the target "
+                f"{missed[1]}: the ramp had not ended, or weights of an earlier epoch "
+                "were restored, their masks with them.",
+                stacklevel=2,
+            )
+
+    def _log(self, logs: Any) -> None:
+        if logs is None:
+            return
+        logs["sparsity"] = self._updater.sparsity
+        logs["mask_flips"] = self._flips
+        since = self._updater.last_change
+        logs["mask_age"] = self._bound - (self._start if since is None else since)
+
+
+def _bases() -> tuple[type, ...]:
+    return tuple(api.module.callbacks.Callback for api in keras_api.loaded())
+
+
+@functools.cache
+def _concrete(cls: type, bases: tuple[type, ...]) -> type:
+    """Returns the class that both Kerases take for a callback of their own."""
+    missing = tuple(base for base in bases if not issubclass(cls, base))
+    if not missing:
+        return cls
+    body = {"__doc__": cls.__doc__, "__module__": cls.__module__}
+    return type(cls.__name__, (cls, *missing), body)
+
+
+def _refuse_what_keras_cannot(model: Any) -> None:
+    """Raises where Keras itself fails, with the way out, before training."""
+    strategy = model.distribute_strategy
+    kind = type(strategy).__name__
+    replicas = strategy.num_replicas_in_sync
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError(
+            "Masks cannot be updated between the steps of ParameterServerStrategy: its "
+            "steps have no common order. Use MultiWorkerMirroredStrategy."
+        )
+    if replicas > 1 and model.jit_compile and not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            f"Keras fails to compile a training step with XLA under {kind} on CPUs. "
+            "Compile the model with `jit_compile=False`."
+        )
+    if keras_api.of(model) is not keras_api.KERAS3:
+        return
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "Keras 3 cannot train under MultiWorkerMirroredStrategy (keras-team/keras "
+            "issue 20585). Build the model with tf_keras, which can."
+        )
+    if replicas > 1 and keras_api.steps_per_execution(model) > 1:
+        raise ValueError(
+            f"Keras 3 fails with steps_per_execution > 1 under {kind}. Use "
+            "steps_per_execution=1, or build the model with tf_keras, which can."
+        )

@@ -1,0 +1,286 @@
+"""The two Kerases, and the few things in which they differ.
+
+`of(obj)` tells by the type of an object whether it belongs to Keras 3 or to tf_keras
+(Keras 2), never by an environment variable: both may be imported in one process. What
+the rest of the package needs from either stands here under one name.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Kernel(NamedTuple):
+    """A weight that can be pruned, and where its layer keeps it.
+
+    Attributes:
+        path: path below the wrapped layer, such as `"kernel"` or `"cell/kernel"`.
+        variable: the dense variable.
+        owner: the layer that owns the variable.
+        attribute: the owner's attribute that holds it; `None` if it is in a container.
+        kind: `"kernel"`, `"depthwise"` or `"embedding"`.
+    """
+
+    path: str
+    variable: Any
+    owner: Any
+    attribute: str | None
+    kind: str
+
+
+class _PrunedScope(keras.StatelessScope):
+    """Inside it, a kernel's value is the pruned one; all other state is as outside.
+
+    Keras 3 asks the innermost stateless scope for every variable it reads. This one
+    answers for the kernels only, and passes every assignment through at once (batch
+    norm's statistics, seeds): a scope of Keras's own would collect them.
+    """
+
+    def __init__(self, values: Sequence[tuple[Any, tf.Tensor]]):
+        super().__init__(values, collect_losses=True, initialize_variables=False)
+        self._kernels = {id(variable) for variable, _ in values}
+        self.read: set[int] = set()
+
+    def get_current_value(self, variable: Any) -> tf.Tensor | None:
+        if id(variable) in self._kernels:
+            self.read.add(id(variable))
+            return super().get_current_value(variable)
+        if self.original_scope is not None:
+            return self.original_scope.get_current_value(variable)
+        return None
+
+    def add_update(self, update: tuple[Any, tf.Tensor]) -> None:
+        variable, value = update
+        if id(variable) in self._kernels:
+            raise ValueError(
+                f"The layer assigns to its kernel '{variable.path}' in `call`. That "
+                "would write the pruned kernel over the dense one, and pruned weights "
+                "could not come back. Leave the layer dense with `exclude=`."
+            )
+        self.__exit__()
+        try:
+            variable.assign(value)
+        finally:
+            self.__enter__()
+
+
+class Keras3:
+    """What the package needs from Keras 3."""
+
+    module: types.ModuleType = keras
+
+    @staticmethod
+    def mask_options() -> dict[str, Any]:
+        """Returns `add_weight`'s arguments that make a mask variable."""
+        return {"aggregation": "only_first_replica", "autocast": False, "dtype": "bool"}
+
+    @staticmethod
+    def dense(variable: Any) -> tf.Tensor:
+        """Returns the dense kernel in its own dtype, watched by gradient tapes."""
+        return tf.convert_to_tensor(variable.value)
+
+    @staticmethod
+    def dtype(variable: Any) -> str:
+        """Returns the dtype in which a variable is stored."""
+        return keras.backend.standardize_dtype(variable.dtype)
+
+    @staticmethod
+    def in_construction() -> bool:
+        """Tells whether a functional model is being made, not run."""
+        return False  # Keras 3 asks `compute_output_spec` then.
+
+    @staticmethod
+    def call_pruned(
+        layer: Any,
+        pruned: Sequence[tuple[Kernel, tf.Tensor]],
+        prove: bool,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Any, list[tf.Tensor], list[str]]:
+        """Calls a layer that sees pruned kernels in place of its dense ones.
+
+        Args:
+            layer: the wrapped layer.
+            pruned: its kernels and their pruned values.
+            prove: find out which kernels the layer has not used.
+            args: positional arguments of the call.
+            kwargs: keyword arguments of the call.
+
+        Returns:
+            The outputs, the losses that the layer added, and the paths of kernels that
+            the call has not used (empty unless `prove`).
+        """
+        scope = _PrunedScope([(kernel.variable, value) for kernel, value in pruned])
+        with scope:
+            outputs = layer(*args, **kwargs)
+        unused = [k.path for k, _ in pruned if id(k.variable) not in scope.read]
+        return outputs, scope.losses, unused if prove else []
+
+    @staticmethod
+    def producer(tensor: Any) -> tuple[Any, list[Any]]:
+        """Returns the layer that made a symbolic tensor, and that layer's inputs."""
+        # No public attribute tells which of a shared layer's calls made a tensor.
+        operation, node_index, _ = tensor._keras_history
+        node = operation._inbound_nodes[node_index]
+        return operation, list(node.input_tensors)
+
+
+class TFKeras:
+    """What the package needs from tf_keras (Keras 2)."""
+
+    @property
+    def module(self) -> types.ModuleType:
+        import tf_keras  # Imported only when an object of it is at hand.
+
+        return tf_keras
+
+    @staticmethod
+    def mask_options() -> dict[str, Any]:
+        """Returns `add_weight`'s arguments that make a mask variable."""
+        return {
+            "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            "experimental_autocast": False,
+            "dtype": tf.bool,
+        }
+
+    @staticmethod
+    def _stored(variable: Any) -> Any:
+        # Under mixed precision tf_keras hides the float32 variable in an
+        # AutoCastVariable, which casts at every public read inside a layer's call.
+        return variable._variable if hasattr(variable, "true_dtype") else variable
+
+    @classmethod
+    def dense(cls, variable: Any) -> tf.Tensor:
+        """Returns the dense kernel in its own dtype, watched by gradient tapes."""
+        return tf.convert_to_tensor(cls._stored(variable))
+
+    @classmethod
+    def dtype(cls, variable: Any) -> str:
+        """Returns the dtype in which a variable is stored."""
+        return cls._stored(variable).dtype.base_dtype.name
+
+    @staticmethod
+    def in_construction() -> bool:
+        """Tells whether a functional model is being made, not run."""
+        return False  # Keras 3 asks `compute_output_spec` then.
+
+    @staticmethod
+    def in_construction() -> bool:
+        """Tells whether a functional model is being made, not run."""
+        graph = tf.compat.v1.get_default_graph()
+        return getattr(graph, "name", None) == "keras_graph"
+
+    @staticmethod
+    def call_pruned(
+        layer: Any,
+        pruned: Sequence[tuple[Kernel, tf.Tensor]],
+        prove: bool,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Any, list[tf.Tensor], list[str]]:
+        """Calls a layer that sees pruned kernels in place of its dense ones.
+
+        See `Keras3.call_pruned`. tf_keras has no scope for variables, so the owner's
+        attribute is exchanged for the length of the call, under Keras's tracking.
+        """
+        swaps = []
+        for kernel, value in pruned:
+            if hasattr(kernel.variable, "true_dtype"):
+                value = tf.cast(value, kernel.owner.compute_dtype)
+            swaps.append((kernel, value))
+        eager = prove and tf.executing_eagerly()
+        with tf.GradientTape(persistent=True) if eager else _NoTape() as tape:
+            for _, value in swaps:
+                tape.watch(value)
+            try:
+                for kernel, value in swaps:
+                    kernel.owner.__dict__[kernel.attribute] = value
+                outputs = layer(*args, **kwargs)
+            finally:
+                for kernel, _ in swaps:
+                    kernel.owner.__dict__[kernel.attribute] = kernel.variable
+        unused = []
+        if prove:
+            results = [t for t in tf.nest.flatten(outputs) if tf.is_tensor(t)]
+            for kernel, value in swaps:
+                used = tape.gradient(results, value) if eager else value.consumers()
+                if used is None or (not eager and not used):
+                    unused.append(kernel.path)
+        return outputs, [], unused
+
+    @staticmethod
+    def producer(tensor: Any) -> tuple[Any, list[Any]]:
+        """Returns the layer that made a symbolic tensor, and that layer's inputs."""
+        history = tensor._keras_history
+        node = history.layer._inbound_nodes[history.node_index]
+        return history.layer, list(node.keras_inputs)
+
+
+class _NoTape:
+    """Stands where no gradient tape is wanted."""
+
+    def __enter__(self) -> _NoTape:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        pass
+
+    def watch(self, tensor: tf.Tensor) -> None:
+        pass
+
+
+KERAS3 = Keras3()
+TF_KERAS = TFKeras()
+
+
+def loaded() -> Iterator[Keras3 | TFKeras]:
+    """Yields the Kerases that this process has imported."""
+    yield KERAS3
+    if "tf_keras" in sys.modules:
+        yield TF_KERAS
+
+
+def of(obj: Any) -> Keras3 | TFKeras | None:
+    """Returns the Keras whose layer `obj` is, or `None` if it is no layer or model."""
+    for api in loaded():
+        if isinstance(obj, api.module.layers.Layer):
+            return api
+    return None
+
+
+def steps_per_execution(model: Any) -> int:
+    """Returns how many training steps a compiled model makes at a time.
+
+    Raises:
+        ValueError: if the number is left to Keras (`"auto"`).
+    """
+    steps = model.steps_per_execution
+    automatic = getattr(model, "autotune_steps_per_execution", False)
+    if automatic or isinstance(steps, str):
+        raise ValueError(
+            "steps_per_execution='auto' changes during training, and masks can change "
+            "only between executions. Compile the model with a number that divides "
+            "the schedule's frequency."
+        )
+    return int(steps)
+
+
+def on_cpu(tensor: Any) -> bool:
+    """Tells whether an eager tensor lies in the host's memory."""
+    return "CPU" in tensor.device
+
+
+def numpy_view(tensor: Any) -> np.ndarray:
+    """Returns a read-only array over an eager tensor; no copy where it is in memory."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    if on_cpu(tensor):
+        return np.asarray(memoryview(tensor))
+    return tensor.numpy()

@@ -1,0 +1,437 @@
+"""From a dense model to a pruned one and back: wrap, read the masks, freeze, strip."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf import allocation as allocation_lib
+from dpf_tf import keras_api, prunable, schedules
+from dpf_tf.selection import Choice, Selection, is_graph, output_layers, walk, wrappers
+from dpf_tf.wrapper import PruneLowMagnitudeDPF, Settings, check_structure
+
+
+def prune_low_magnitude_dpf(
+    model: Any,
+    pruning_schedule: Any,
+    allocation: Any = "global",
+    structure: str = "unstructured",
+    layers: Choice = None,
+    exclude: Choice = None,
+) -> Any:
+    """Makes a model, or layers, train by dynamic model pruning with feedback.
+
+    The layers that own kernels are wrapped; the rest of the model is as it was. Then
+    compile, and `fit` with `PruningCallback`.
+
+    The pruned model wraps the *same* layers: training it trains the weights of the
+    model that was given. To keep that one as it is, clone it first
+    (`keras.models.clone_model`, then `set_weights`).
+
+    Args:
+        model: a Sequential or functional model of Keras 3 or tf_keras (nested models
+            and shared layers included), a layer, or a list of layers. A subclassed
+            model cannot be rebuilt from outside: wrap its layers in its `__init__`.
+        pruning_schedule: a target sparsity such as 0.9 (the cubic ramp of the paper
+            over the first 75 % of training), a `PolynomialDecay` or
+            `ConstantSparsity`, a TFMOT schedule, or a callable
+            `step -> (should_prune, sparsity)`.
+        allocation: how the sparsity is shared among the kernels. `"global"`: one
+            threshold over all, as in the paper; `"global_normalized"`: the same over
+            magnitudes divided by their kernel's L2 norm; `"uniform"`: each kernel
+            alike; `"erk"`: Erdos-Renyi-Kernel, denser where a kernel is small;
+            `{pattern: sparsity}`: final sparsities by a regular expression searched in
+            the kernel's path, the others uniformly by the schedule.
+        structure: `"unstructured"`: single weights.
+        layers: what is pruned instead of the default: a regular expression or a list
+            of them, searched in the kernels' paths (`"block1/conv2d/kernel"`), or a
+            callable `layer -> bool`, such as `dpf_tf.pointwise`. The default is every
+            convolution, dense, attention and recurrent kernel, except depthwise
+            kernels, embeddings and the layers that make the model's outputs.
+        exclude: what stays dense, in the same forms.
+
+    Returns:
+        What was given, with its layers wrapped: a new, uncompiled model of the same
+        name, a wrapper, or a list of wrappers.
+
+    Raises:
+        TypeError: if `model` or an option has the wrong type.
+        ValueError: if an option's value is unknown or contradicts the model, or a layer
+            is wrapped already with other settings.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> model = keras.Sequential([
+        ...     keras.Input((8,)),
+        ...     keras.layers.Dense(16, activation="relu", name="hidden"),
+        ...     keras.layers.Dense(2, name="logits"),
+        ... ])
+        >>> pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.9)
+        >>> list(dpf_tf.get_masks(pruned))  # The layer of the outputs stays dense.
+        ['hidden/kernel']
+
+    References:
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020.
+    """
+    settings = Settings(
+        schedule=schedules.as_schedule(pruning_schedule),
+        allocation=allocation_lib.validate(allocation),
+        structure=check_structure(structure),
+    )
+    selection = Selection(layers, exclude)
+    if isinstance(model, list | tuple):
+        return _prune_list(model, settings, selection)
+    api = keras_api.of(model)
+    if api is None:
+        raise TypeError(
+            "`model` must be a model or layer of Keras 3 or tf_keras, or a list of "
+            f"layers. Received: {model!r} (of type {type(model).__name__})"
+        )
+    if is_graph(model):
+        return _prune_graph(model, settings, selection, api)
+    if isinstance(model, api.module.Model):
+        raise ValueError(
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
+            "layers cannot be replaced from outside. Wrap them where they are made, in "
+            "its __init__: `self.conv = dpf_tf.prune_low_magnitude_dpf("
+            "keras.layers.Conv2D(...), schedule)`. Wrappers with equal settings are "
+            "pruned as one pool."
+        )
+    return _prune_layer(model, settings, selection)
+
+
+def _prune_list(layers: Any, settings: Settings, selection: Selection) -> list[Any]:
+    apis = {id(api): api for api in map(keras_api.of, layers) if api is not None}
+    for layer in layers:
+        if keras_api.of(layer) is None:
+            raise TypeError(
+                "A list must hold layers of Keras 3 or tf_keras only. "
+                f"Received: {layer!r} (of type {type(layer).__name__})"
+            )
+    if len(apis) > 1:
+        raise ValueError(
+            "The list mixes layers of Keras 3 and of tf_keras; they cannot be parts of "
+            "one model."
+        )
+    made: dict[int, Any] = {}  # One wrapper for a layer that comes twice.
+    for layer in layers:
+        if id(layer) not in made:
+            if is_graph(layer):
+                api = keras_api.of(layer)
+                made[id(layer)] = _prune_graph(layer, settings, selection, api)
+            else:
+                made[id(layer)] = _prune_layer(layer, settings, selection)
+    return [made[id(layer)] for layer in layers]
+
+
+def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
+    """Wraps a layer given by itself: it is always pruned, unless `exclude` says no."""
+    if isinstance(layer, PruneLowMagnitudeDPF):
+        return _same_or_refuse(layer.name, layer, settings)
+    if selection.explicit or not layer.trainable:
+        chosen, _ = selection.choose(layer.name, layer, is_output=False)
+        if not chosen and not prunable.builds_kernels(layer):
+            return layer
+        return _wrap(layer, settings, chosen)
+    found = list(prunable.kernels(layer))
+    kept = [
+        kernel
+        for kernel in found
+        if selection.takes(f"{layer.name}/{kernel.path}", layer, is_output=False)
+    ]
+    if found and not kept:
+        return layer
+    if not found and not prunable.builds_kernels(layer):
+        _warn_of_unknown(layer.name, layer)
+        return layer
+    return _wrap(layer, settings, kept)
+
+
+def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any:
+    found = list(prunable.kernels(layer))
+    usual = [k for k in found if k.kind == "kernel"] or found
+    default = [k.path for k in chosen] == [k.path for k in usual]
+    return PruneLowMagnitudeDPF(
+        layer,
+        settings.schedule,
+        allocation=settings.allocation,
+        structure=settings.structure,
+        kernels=None if default else [k.path for k in chosen],
+    )
+
+
+def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
+    if wrapper.settings == settings:
+        return wrapper
+    raise ValueError(
+        f"Layer '{path}' is wrapped already, with other settings: {wrapper.settings}. "
+        f"Now asked for: {settings}. Start again from the unwrapped model, or from "
+        "`strip_pruning(pruned)`."
+    )
+
+
+def _prune_graph(
+    model: Any, settings: Settings, selection: Selection, api: Any
+) -> Any:
+    outputs = output_layers(model)
+    new_layers: dict[int, Any] = {}
+    pruned_paths: list[str] = []
+    left: list[str] = []
+    already = False
+    for path, layer in walk(model):
+        if isinstance(layer, PruneLowMagnitudeDPF):
+            _same_or_refuse(path, layer, settings)
+            pruned_paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
+            already = True
+            continue
+        if not layer.trainable and layer.weights:
+            continue
+        is_output = id(layer) in outputs
+        chosen, skipped = selection.choose(path, layer, is_output)
+        unseen = prunable.builds_kernels(layer)
+        if chosen or (unseen and selection.takes(path, layer, is_output)):
+            new_layers[id(layer)] = _wrap(layer, settings, chosen)
+            pruned_paths.extend(f"{path}/{kernel.path}" for kernel in chosen)
+            continue
+        left.extend(f"{path}/{kernel.path} ({why})" for kernel, why in skipped)
+        if selection.asked_for(path, layer) and prunable.unknown_kernels(layer):
+            raise ValueError(_unknown(path, layer))
+        if not selection.explicit:
+            _warn_of_unknown(path, layer)
+    if not new_layers and already:
+        return model  # Wrapped before, with equal settings.
+    if not new_layers:
+        raise ValueError(
+            f"Nothing in model '{model.name}' is left to prune. Its kernels: "
+            f"{', '.join(left[:8]) or 'none'}. Choose some with `layers=`, a regular "
+            "expression searched in such paths."
+        )
+    if isinstance(settings.allocation, dict) and model.built:
+        allocation_lib.check_patterns(settings.allocation, pruned_paths)
+    return _rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
+
+
+def _rebuild(
+    model: Any, replace: Callable[[Any], Any], api: Any, verb: str
+) -> Any:
+    """Returns the same model over other layers, nested models rebuilt only if needed."""
+    made: dict[int, Any] = {}
+
+    def clone(layer: Any) -> Any:
+        if id(layer) not in made:
+            if is_graph(layer):
+                inner = [replace(x) is not x for _, x in walk(layer)]
+                made[id(layer)] = rebuild(layer) if any(inner) else replace(layer)
+            else:
+                made[id(layer)] = replace(layer)
+        return made[id(layer)]
+
+    def rebuild(model: Any) -> Any:
+        # Keras 3 would compile the clone from a config, which fails for a loss of
+        # one's own; a pruned model needs a fresh optimizer anyway.
+        compiled, model.compiled = getattr(model, "compiled", False), False
+        try:
+            copy = api.module.models.clone_model(model, clone_function=clone)
+        finally:
+            model.compiled = compiled
+        if type(copy) is not type(model):
+            raise ValueError(
+                f"Model '{model.name}' is a {type(model).__name__}; rebuilding it "
+                f"would give a {type(copy).__name__} and lose its own methods, such as "
+                f"`train_step`. To {verb} it, make the functional part a plain "
+                "`keras.Model`, and your class around that."
+            )
+        return copy
+
+    return rebuild(model)
+
+
+def _unknown(path: str, layer: Any) -> str:
+    return (
+        f"Layer '{path}' ({type(layer).__name__}) has weights that look like kernels "
+        f"({', '.join(prunable.unknown_kernels(layer))}), but dpf_tf does not know how "
+        "it uses them. To make it prunable, give it a method "
+        "`get_prunable_weights(self)` that returns its kernels."
+    )
+
+
+def _warn_of_unknown(path: str, layer: Any) -> None:
+    if prunable.unknown_kernels(layer):
+        warnings.warn(_unknown(path, layer) + " It stays dense.", stacklevel=4)
+
+
+def get_masks(model: Any) -> dict[str, np.ndarray]:
+    """Returns the present masks of a pruned model.
+
+    Args:
+        model: a pruned model or wrapped layer.
+
+    Returns:
+        A dict in model order, from the kernel's path through the model
+        (`"block1/conv2d/kernel"`) to a boolean array of the kernel's shape, `False`
+        where pruned.
+
+    Raises:
+        ValueError: if nothing of the model is pruned.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2, name="d"), 0.5)
+        >>> layer.build((None, 3))
+        >>> dpf_tf.get_masks(layer)["d/kernel"].sum()  # No update yet: all are kept.
+        np.int64(6)
+    """
+    return {
+        f"{path}/{kernel}": np.array(mask)
+        for path, layer in pruned_layers(model)
+        for kernel, mask in layer.masks.items()
+    }
+
+
+def pruned_layers(model: Any) -> list[tuple[str, Any]]:
+    """Returns `(path, wrapper)` of the pruned layers; an error if there are none."""
+    if keras_api.of(model) is None:
+        raise TypeError(
+            "`model` must be a model or layer of Keras 3 or tf_keras. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    found = wrappers(model)
+    if not found:
+        raise ValueError(
+            f"Nothing in '{model.name}' is pruned. Wrap it first: "
+            "`dpf_tf.prune_low_magnitude_dpf(model, 0.9)`."
+        )
+    return found
+
+
+def freeze_masks(model: Any) -> None:
+    """Makes the present masks final: later fits fine-tune the sparse model.
+
+    `PruningCallback` is not needed from then on. The gradient stays unmasked, so the
+    dense weights move under the fixed masks; only the kept ones have an effect.
+
+    Args:
+        model: a pruned model or wrapped layer.
+
+    Raises:
+        ValueError: if nothing of the model is pruned.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2), 0.5)
+        >>> dpf_tf.freeze_masks(layer)
+        >>> layer.frozen
+        True
+
+    References:
+        Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
+    """
+    for _, layer in pruned_layers(model):
+        layer.set_frozen(True)
+
+
+def strip_pruning(model: Any, into: Any = None) -> Any:
+    """Returns the plain sparse model: exact zeros, and nothing of dpf_tf in it.
+
+    The pruned model stays as it is and can be trained further; the stripped one has
+    its own copy of every variable.
+
+    Args:
+        model: a pruned model, a wrapped layer, or a list of them.
+        into: a plain model of the same architecture and built, which receives the
+            weights. Needed for subclassed models; with it nothing is cloned.
+
+    Returns:
+        A new, uncompiled model of the same name, or `into`.
+
+    Raises:
+        ValueError: if nothing is pruned, or `into` does not fit.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3),
+        ...                           keras.layers.Dense(2)])
+        >>> pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.5)
+        >>> [type(layer).__name__ for layer in dpf_tf.strip_pruning(pruned).layers]
+        ['Dense', 'Dense']
+    """
+    if isinstance(model, list | tuple):
+        return [strip_pruning(item) for item in model]
+    masked = {
+        id(kernel): value
+        for _, layer in pruned_layers(model)
+        for kernel, value in zip(
+            layer.kernels.values(), layer.masked_kernels.values(), strict=True
+        )
+    }
+    masks = {id(m) for _, layer in wrappers(model) for m in layer.masks.values()}
+    if into is not None:
+        source = [v for v in model.variables if id(v) not in masks]
+        _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
+        return into
+    api = keras_api.of(model)
+    if isinstance(model, PruneLowMagnitudeDPF):
+        return _strip_layer(model, masked)
+    if not is_graph(model):
+        raise ValueError(
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), which "
+            "cannot be cloned. Make a plain one without wrappers, build it by a call "
+            "on a batch, and give it: `strip_pruning(pruned, into=plain_model)`."
+        )
+    pairs: list[tuple[Any, Any]] = []
+
+    def fresh(layer: Any) -> Any:
+        source = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
+        copy = type(source).from_config(source.get_config())
+        pairs.append((source, copy))
+        return copy
+
+    stripped = _rebuild(model, fresh, api, "strip")
+    for source, copy in pairs:
+        _copy_variables(
+            source.variables, copy.variables, masked, f"layer '{source.name}'"
+        )
+    if wrappers(stripped):
+        raise ValueError(
+            "These pruned layers lie inside layers of your own, which make them anew "
+            f"from their config: {[path for path, _ in wrappers(stripped)]}. Give a "
+            "plain model: `strip_pruning(pruned, into=plain_model)`."
+        )
+    return stripped
+
+
+def _strip_layer(wrapper: Any, masked: dict[int, tf.Tensor]) -> Any:
+    layer = wrapper.layer
+    copy = type(layer).from_config(layer.get_config())
+    if layer.built:
+        copy.build_from_config(layer.get_build_config())
+        _copy_variables(
+            layer.variables, copy.variables, masked, f"layer '{layer.name}'"
+        )
+    return copy
+
+
+def _copy_variables(
+    source: list[Any], target: list[Any], masked: dict[int, tf.Tensor], where: str
+) -> None:
+    described = [[(v.name, tuple(v.shape)) for v in vs] for vs in (source, target)]
+    shapes = [[shape for _, shape in description] for description in described]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The variables of {where} are not those of the pruned model. "
+            f"Expected: {described[0]}. Found: {described[1]}"
+        )
+    for old, new in zip(source, target, strict=True):
+        new.assign(masked[id(old)] if id(old) in masked else old)

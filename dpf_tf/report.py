@@ -1,0 +1,176 @@
+"""`sparsity_report`: what is pruned, how sparse it is, and what was left dense."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dpf_tf import keras_api, prunable
+from dpf_tf.model import pruned_layers
+from dpf_tf.selection import default_reason, is_graph, output_layers, walk
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
+
+
+class SparsityReport(dict):
+    """A plain dict that prints as a table. See `sparsity_report`."""
+
+    def __str__(self) -> str:
+        """Returns the report as a table."""
+        rows = [["kernel", "shape", "weights", "kept", "sparsity", "share of kept"]]
+        for k in self["kernels"]:
+            rows.append(_row(k["path"], _shape(k["shape"]), k))
+        rows.append(_row("pruned layers' kernels", "", self["pruned"]))
+        rows.append(_row("whole model", "", self["overall"]))
+        lines = _table(rows, rules=(1, len(rows) - 2))
+        if self["skipped"]:
+            lines.append("")
+            lines.append("left dense:")
+            skipped = [
+                [s["path"], _shape(s["shape"]), f"{s['weights']:,}", s["reason"]]
+                for s in self["skipped"]
+            ]
+            lines.extend(_table(skipped, rules=(), last_left=True))
+        return "\n".join(lines)
+
+
+def sparsity_report(model: Any) -> SparsityReport:
+    """Counts the weights of a pruned model, kernel by kernel and in total.
+
+    Args:
+        model: a pruned model or wrapped layer, built.
+
+    Returns:
+        A dict that prints as a table, of plain Python values:
+
+        - `kernels`: one dict per pruned kernel, with `path`, `shape`, `weights`,
+          `kept`, `sparsity` (share of zeros) and `share` (of all kept weights);
+        - `pruned`: `weights`, `kept` and `sparsity` over these kernels;
+        - `overall`: the same over all weights of the model (biases and batch norm's
+          statistics included; masks are not weights);
+        - `skipped`: kernels left dense, with `path`, `shape`, `weights`, `reason`.
+
+    Raises:
+        TypeError: if `model` is no Keras model or layer.
+        ValueError: if nothing is pruned, or the model is not built yet.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3),
+        ...                           keras.layers.Dense(2, name="logits")])
+        >>> pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.5)
+        >>> _ = dpf_tf.MaskUpdater(pruned, total_steps=10).update(0)
+        >>> report = dpf_tf.sparsity_report(pruned)
+        >>> report["pruned"]
+        {'weights': 12, 'kept': 12, 'sparsity': 0.0}
+        >>> report["skipped"][0]["reason"]
+        "makes the model's output"
+    """
+    kernels, masks = [], set()
+    for path, layer in pruned_layers(model):
+        for name, mask in layer.masks.items():
+            masks.add(id(mask))
+            view = keras_api.numpy_view(keras_api.of(layer).dense(mask))
+            kept = int(np.count_nonzero(view))
+            kernels.append(
+                {"path": f"{path}/{name}", "shape": list(view.shape)}
+                | _counts(view.size, kept)
+            )
+    if not kernels:
+        raise ValueError(
+            f"'{model.name}' has no kernels yet: build it, by a call on a batch, "
+            "before you ask for a report."
+        )
+    pruned = _total(kernels)
+    for kernel in kernels:
+        kernel["share"] = kernel["kept"] / pruned["kept"]
+    weights = sum(
+        math.prod(tuple(w.shape)) for w in model.weights if id(w) not in masks
+    )
+    zeros = pruned["weights"] - pruned["kept"]
+    return SparsityReport(
+        kernels=kernels,
+        pruned=pruned,
+        overall=_counts(weights, weights - zeros),
+        skipped=_skipped(model) if is_graph(model) else [],
+    )
+
+
+def _counts(weights: int, kept: int) -> dict[str, Any]:
+    return {"weights": weights, "kept": kept, "sparsity": (weights - kept) / weights}
+
+
+def _total(kernels: list[dict[str, Any]]) -> dict[str, Any]:
+    return _counts(
+        sum(kernel["weights"] for kernel in kernels),
+        sum(kernel["kept"] for kernel in kernels),
+    )
+
+
+def _skipped(model: Any) -> list[dict[str, Any]]:
+    outputs = output_layers(model)
+    found = []
+    for path, layer in walk(model):
+        pruned: set[int] = set()
+        inner, is_output = layer, id(layer) in outputs
+        if isinstance(layer, PruneLowMagnitudeDPF):
+            pruned = {id(kernel) for kernel in layer.kernels.values()}
+            inner = layer.layer
+        if not inner.trainable:
+            for weight in inner.weights:
+                if len(weight.shape) > 1:
+                    found.append((f"{path}/{weight.name}", weight, "frozen layer"))
+            continue
+        for kernel in prunable.kernels(inner):
+            if id(kernel.variable) not in pruned:
+                reason = default_reason(kernel, is_output) or "not selected"
+                found.append((f"{path}/{kernel.path}", kernel.variable, reason))
+        names = prunable.unknown_kernels(inner)
+        for weight in inner.trainable_weights:
+            if weight.name in names:
+                found.append((f"{path}/{weight.name}", weight, "unknown layer"))
+    return [
+        {
+            "path": path,
+            "shape": list(variable.shape),
+            "weights": math.prod(tuple(variable.shape)),
+            "reason": reason,
+        }
+        for path, variable, reason in found
+    ]
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _row(name: str, shape: str, counts: dict[str, Any]) -> list[str]:
+    return [
+        name,
+        shape,
+        f"{counts['weights']:,}",
+        f"{counts['kept']:,}",
+        f"{counts['sparsity']:.4f}",
+        f"{counts['share']:.2%}" if "share" in counts else "",
+    ]
+
+
+def _table(
+    rows: list[list[str]], rules: tuple[int, ...], last_left: bool = False
+) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for number, row in enumerate(rows):
+        if number in rules:
+            lines.append("  ".join("-" * width for width in widths))
+        cells = [
+            cell.ljust(width)
+            if i == 0 or (last_left and i == len(row) - 1)
+            else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,258 @@
+"""`MaskUpdater`: recomputes the masks of a model when its schedule says so.
+
+Wrappers with equal settings form one pool group. An update reads the dense kernels of
+the group, asks the allocation how many weights each pool keeps, and assigns the masks
+of the largest ones. It runs outside the training step, on whole variables, so under a
+distribution strategy every replica and worker gets the same mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf import allocation as allocation_lib
+from dpf_tf import keras_api, threshold
+from dpf_tf.model import pruned_layers
+from dpf_tf.wrapper import Settings
+
+
+class MaskUpdate(NamedTuple):
+    """What `MaskUpdater.update` returns.
+
+    Attributes:
+        sparsity: share of zeros among all weights that can be pruned, in `[0, 1)`.
+        flips: how many mask entries this update has changed.
+    """
+
+    sparsity: float
+    flips: int
+
+
+class _Group(NamedTuple):
+    settings: Settings
+    paths: list[str]
+    kernels: list[Any]
+    masks: list[Any]
+
+
+class MaskUpdater:
+    """Keeps the masks of a pruned model in a training loop of one's own.
+
+    Call `update(step)` before every training step, outside `tf.function` and
+    `strategy.run`, with the number of optimizer steps made so far. `PruningCallback`
+    does the same in `fit`.
+
+    Args:
+        model: a pruned model or wrapped layer.
+        total_steps: optimizer steps of the whole training. Needed only by schedules
+            that are relative to it, such as a bare target sparsity.
+
+    Raises:
+        TypeError: if `model` is no Keras model or layer.
+        ValueError: if nothing of it is pruned, or a pattern of its allocation matches
+            no kernel.
+
+    Example:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> import dpf_tf
+        >>> layer = keras.layers.Dense(10, use_bias=False)
+        >>> layer.build((None, 10))
+        >>> pruned = dpf_tf.prune_low_magnitude_dpf(layer, 0.9)
+        >>> updater = dpf_tf.MaskUpdater(pruned, total_steps=64)
+        >>> for step in range(64):
+        ...     sparsity, flips = updater.update(step)
+        ...     # here: one training step on pruned(x, training=True)
+        >>> sparsity
+        0.9
+
+    References:
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
+    """
+
+    def __init__(self, model: Any, total_steps: int | None = None) -> None:
+        self._model = model
+        self._missed = False  # An update was due before the kernels were made.
+        self._last_change: int | None = None
+        self._groups: list[_Group] | None = None
+        self._sparsity = 0.0
+        for _, layer in pruned_layers(model):
+            layer.set_watched(True)
+        if total_steps is not None:
+            self.resolve(total_steps)
+        if self._collect():
+            self._sparsity = self._measure()
+
+    def resolve(self, total_steps: int) -> None:
+        """Fills in what schedules leave to the length of the training, once."""
+        for _, layer in pruned_layers(self._model):
+            layer.resolve_schedule(total_steps)
+        self._groups = None
+
+    def due(self, step: int) -> bool:
+        """Tells whether masks are recomputed at `step`."""
+        return self._missed or any(s.schedule(step)[0] for s in self.settings)
+
+    def update(self, step: int) -> MaskUpdate:
+        """Recomputes the masks if they are due at `step`.
+
+        Args:
+            step: optimizer steps made so far: 0 before the first one.
+
+        Returns:
+            `(sparsity, flips)`: the present share of zeros among all weights that can
+            be pruned, and how many mask entries changed in this call.
+
+        Raises:
+            ValueError: if a kernel holds NaN, or the sparsity leaves fewer weights than
+                there are kernels.
+            RuntimeError: if called inside `tf.function` or a replica.
+        """
+        if not self.due(step):
+            return MaskUpdate(self._sparsity, 0)
+        return self.recompute(step)
+
+    def recompute(self, step: int) -> MaskUpdate:
+        """Recomputes the masks with the sparsity of `step`, due or not."""
+        if not tf.executing_eagerly() or (
+            tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+        ):
+            raise RuntimeError(
+                "Masks are updated between training steps: call `update(step)` outside "
+                "`tf.function` and outside `strategy.run`."
+            )
+        groups = self._collect()
+        self._missed = not groups
+        flips = sum(self._update_group(group, step) for group in groups)
+        if flips:
+            self._last_change = step
+        if groups:
+            self._sparsity = self._measure()
+        return MaskUpdate(self._sparsity, flips)
+
+    @property
+    def sparsity(self) -> float:
+        """The present share of zeros among all weights that can be pruned."""
+        return self._sparsity
+
+    @property
+    def last_change(self) -> int | None:
+        """The step at which this object last changed a mask."""
+        return self._last_change
+
+    @property
+    def layers(self) -> list[Any]:
+        """The wrappers of the model."""
+        return [layer for _, layer in pruned_layers(self._model)]
+
+    def missed_target(self) -> tuple[float, float] | None:
+        """Returns `(sparsity, target)` of the first group below its final sparsity."""
+        for group in self._collect():
+            target = group.settings.schedule.final_sparsity
+            if target is None:
+                continue
+            pools = self._pools(group, target)
+            kept, total = _count(group.masks)
+            if kept > sum(pool.keep for pool in pools):
+                return 1.0 - kept / total, target
+        return None
+
+    @property
+    def settings(self) -> list[Settings]:
+        """The settings of each group whose masks can change."""
+        distinct: list[Settings] = []
+        for _, layer in self._movable():
+            if layer.settings not in distinct:
+                distinct.append(layer.settings)
+        return distinct
+
+    def _movable(self) -> list[tuple[str, Any]]:
+        return [
+            (path, layer)
+            for path, layer in pruned_layers(self._model)
+            if layer.trainable and not layer.frozen
+        ]
+
+    def _collect(self) -> list[_Group]:
+        if self._groups is not None:
+            return self._groups
+        groups: list[_Group] = []
+        for path, layer in self._movable():
+            for group in groups:
+                if group.settings == layer.settings:
+                    break
+            else:
+                group = _Group(layer.settings, [], [], [])
+                groups.append(group)
+            group.paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
+            group.kernels.extend(layer.kernels.values())
+            group.masks.extend(layer.masks.values())
+        groups = [group for group in groups if group.kernels]
+        for group in groups:
+            if isinstance(group.settings.allocation, dict):
+                allocation_lib.check_patterns(group.settings.allocation, group.paths)
+        if groups and all(layer.built for _, layer in self._movable()):
+            self._groups = groups
+        return groups
+
+    def _update_group(self, group: _Group, step: int) -> int:
+        schedule, allocation = group.settings.schedule, group.settings.allocation
+        _, sparsity = schedule(step)
+        read = keras_api.of(self._model).dense
+        kernels = [read(kernel) for kernel in group.kernels]
+        scales = allocation_lib.scales(
+            allocation,
+            [keras_api.numpy_view(k) for k in kernels]
+            if allocation == "global_normalized"
+            else [],
+        )
+        flips = 0
+        for pool in self._pools(group, sparsity):
+            new = _largest(
+                [kernels[i] for i in pool.indices],
+                pool.keep,
+                [scales[i] for i in pool.indices] if scales else None,
+                [group.paths[i] for i in pool.indices],
+            )
+            for i, mask in zip(pool.indices, new, strict=True):
+                old = keras_api.numpy_view(read(group.masks[i]))
+                changed = threshold.count_flips([old], [mask])
+                if changed:
+                    group.masks[i].assign(mask)
+                flips += changed
+        return flips
+
+    def _pools(self, group: _Group, sparsity: float) -> list[allocation_lib.Pool]:
+        return allocation_lib.pools(
+            group.settings.allocation,
+            group.paths,
+            [tuple(kernel.shape) for kernel in group.kernels],
+            sparsity,
+            group.settings.schedule.final_sparsity,
+        )
+
+    def _measure(self) -> float:
+        masks = [m for layer in self.layers for m in layer.masks.values()]
+        kept, total = _count(masks)
+        return 1.0 - kept / total if total else 0.0
+
+
+def _largest(
+    kernels: list[tf.Tensor], keep: int, scales: list[float] | None, names: list[str]
+) -> list[np.ndarray]:
+    if all(keras_api.on_cpu(kernel) for kernel in kernels):
+        views = [keras_api.numpy_view(kernel) for kernel in kernels]
+        return threshold.keep_largest(views, keep, scales=scales, names=names)
+    # On an accelerator the kernels stay where they are; only the masks come over.
+    masks, nans = threshold.keep_largest_xla(kernels, keep, scales=scales)
+    threshold.refuse_nan(nans.numpy(), names)
+    return [mask.numpy() for mask in masks]
+
+
+def _count(masks: list[Any]) -> tuple[int, int]:
+    views = [keras_api.numpy_view(tf.convert_to_tensor(mask)) for mask in masks]
+    return sum(int(np.count_nonzero(v)) for v in views), sum(v.size for v in views)

@@ -1,0 +1,375 @@
+"""`PruneLowMagnitudeDPF`: a layer that keeps dense kernels and computes with pruned ones.
+
+    dense kernel --(feedback: where(mask, kernel, 0))--> wrapped layer --> outputs
+         ^                                                    |
+         +------------- gradient, unmasked <------------------+
+
+The wrapper owns one boolean mask variable per kernel. Everything else (weights, name,
+dtype policy, masking of padded steps, losses) stays with the layer that it wraps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf import allocation as allocation_lib
+from dpf_tf import keras_api, prunable, schedules
+from dpf_tf.feedback import feedback
+from dpf_tf.keras_api import Kernel
+
+STRUCTURES = ("unstructured",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the wrappers of one pool have in common."""
+
+    schedule: Any
+    allocation: Any = "global"
+    structure: str = "unstructured"
+
+
+@dataclasses.dataclass
+class _State:
+    """A wrapper's Python state, in an object that Keras does not track.
+
+    Keras would take the kernels in a tuple of the wrapper for the wrapper's own.
+    """
+
+    settings: Settings
+    chosen: tuple[str, ...] | None
+    frozen: bool
+    watched: bool = False  # A MaskUpdater has taken charge of the masks.
+    kernels: tuple[Kernel, ...] = ()
+    proved: set[Any] = dataclasses.field(default_factory=set)
+
+
+class PruneLowMagnitudeDPF:
+    """Wraps one layer so that it is trained by dynamic pruning with feedback.
+
+    `prune_low_magnitude_dpf` makes these; call the class itself to wrap a layer inside
+    a subclassed model's `__init__`. Calling it with a Keras 3 layer gives a Keras 3
+    layer, with a tf_keras layer a tf_keras one, and `isinstance(layer,
+    PruneLowMagnitudeDPF)` is true for both. Attributes that the wrapper does not have
+    (`kernel`, `bias`, `units`, ...) are those of the wrapped layer.
+
+    Args:
+        layer: the layer to wrap, of either Keras, built or not.
+        pruning_schedule: a target sparsity, a schedule of this package or of TFMOT, or
+            a callable `step -> (should_prune, sparsity)`.
+        allocation: how the sparsity is shared among the kernels of the model; see
+            `prune_low_magnitude_dpf`.
+        structure: `"unstructured"`: single weights.
+        kernels: paths, below the layer, of the kernels to prune, for instance
+            `["pointwise_kernel"]`. `None` chooses all but depthwise kernels and
+            embeddings, or these where the layer has no others.
+        frozen: the masks never change again (`freeze_masks` sets it).
+        **kwargs: `name`, `dtype` and `trainable`; by default the wrapped layer's.
+
+    Raises:
+        TypeError: if `layer` is not a Keras layer or an option has the wrong type.
+        ValueError: if an option's value is unknown or the layer has no such kernel.
+
+    Example:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> import dpf_tf
+        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(4), 0.5)
+        >>> layer(np.ones((2, 3))).shape
+        TensorShape([2, 4])
+        >>> layer.masks["kernel"].shape, layer.units
+        (TensorShape([3, 4]), 4)
+
+    References:
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
+    """
+
+    def __new__(cls, layer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if cls is PruneLowMagnitudeDPF:
+            api = keras_api.of(layer)
+            if api is None:
+                raise TypeError(
+                    "PruneLowMagnitudeDPF wraps a layer of Keras 3 or tf_keras. "
+                    f"Received: {layer!r} (of type {type(layer).__name__})"
+                )
+            # Python runs __init__ by itself: the class is a subclass of this one.
+            cls = wrapper_class(api)
+        return super(PruneLowMagnitudeDPF, cls).__new__(cls, layer, *args, **kwargs)
+
+    def __init__(
+        self,
+        layer: Any,
+        pruning_schedule: Any,
+        *,
+        allocation: Any = "global",
+        structure: str = "unstructured",
+        kernels: list[str] | None = None,
+        frozen: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(layer, PruneLowMagnitudeDPF):
+            raise ValueError(f"Layer '{layer.name}' is wrapped already.")
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        kwargs.setdefault("trainable", layer.trainable)
+        # The wrapped layer casts its inputs itself.
+        super().__init__(layer, autocast=False, **kwargs)  # type: ignore[call-arg]
+        self.supports_masking = layer.supports_masking
+        self._state = _State(
+            settings=Settings(
+                schedule=schedules.as_schedule(pruning_schedule),
+                allocation=allocation_lib.validate(allocation),
+                structure=check_structure(structure),
+            ),
+            chosen=None if kernels is None else tuple(kernels),
+            frozen=bool(frozen),
+        )
+        if layer.built:
+            self._make_masks()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the wrapped layer and makes its masks, all `True`."""
+        super().build(input_shape)  # type: ignore[misc]
+        if not self._state.kernels:
+            self._make_masks()
+        self.built = True
+
+    def _make_masks(self) -> None:
+        api = keras_api.of(self)
+        found = [k for k in prunable.kernels(self.layer) if k.variable is not None]
+        if self._state.chosen is None:
+            usual = [k for k in found if k.kind == "kernel"]
+            chosen = usual or found
+        else:
+            known = {k.path: k for k in found}
+            unknown = [path for path in self._state.chosen if path not in known]
+            if unknown:
+                raise ValueError(
+                    f"Layer '{self.name}' has no kernel {unknown}. "
+                    f"Its kernels are {sorted(known)}"
+                )
+            chosen = [known[path] for path in self._state.chosen]
+        if not chosen:
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self.layer).__name__}) has no weight that "
+                "can be pruned. A layer of your own becomes prunable by a method "
+                "`get_prunable_weights()` that returns its kernels."
+            )
+        for kernel in chosen:
+            dtype = api.dtype(kernel.variable)
+            if dtype != "float32":
+                raise ValueError(
+                    f"Kernel '{self.name}/{kernel.path}' is stored as {dtype}; "
+                    "magnitudes are ranked in float32. For speed in lower precision "
+                    "use a mixed policy, such as 'mixed_bfloat16', which keeps "
+                    "variables in float32."
+                )
+            if kernel.attribute is None and api is keras_api.TF_KERAS:
+                raise ValueError(
+                    f"Kernel '{self.name}/{kernel.path}' is not held by an attribute "
+                    "of its layer (it may be in a list). Under tf_keras a kernel must "
+                    "be an attribute, such as `self.kernel`, to be pruned."
+                )
+            mask = self.add_weight(
+                name=_mask_name(kernel.path),
+                shape=tuple(kernel.variable.shape),
+                initializer="ones",
+                trainable=False,
+                **api.mask_options(),
+            )
+            # An attribute, not a list item: tf.train.Checkpoint would skip a list.
+            setattr(self, _mask_name(kernel.path), mask)
+        self._state.kernels = tuple(chosen)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with its pruned kernels."""
+        if not args:  # Our first argument has another name than the layer's.
+            first = next(iter(inspect.signature(self.layer.call).parameters))
+            if first in kwargs:
+                args = (kwargs.pop(first),)
+        if not self.layer.built:
+            self._build_layer(args, kwargs)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def _build_layer(self, args: Any, kwargs: Any) -> None:
+        """Builds the wrapped layer as Keras would: by a call, on symbolic inputs.
+
+        Composite layers and attention make their kernels only then, and our own
+        `build` sees the first input's shape alone.
+        """
+        keras = keras_api.of(self).module
+
+        def symbolic(x: Any) -> Any:
+            if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
+                return x
+            return keras.Input(batch_shape=tuple(x.shape), dtype=x.dtype)
+
+        args, kwargs = tf.nest.map_structure(symbolic, (args, dict(kwargs)))
+        self.layer(*args, **kwargs)
+
+    def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
+        """Calls the wrapped layer; gradients of the pruned kernels reach the dense."""
+        api = keras_api.of(self)
+        self._check_watched(training)
+        prove = training not in self._state.proved
+        outputs, losses, unused = api.call_pruned(
+            self.layer, self._pruned(), prove, (inputs, *args), kwargs
+        )
+        for loss in losses:
+            self.add_loss(loss)
+        if prove:
+            self._refuse_unused(unused)
+            self._state.proved.add(training)
+        return outputs
+
+    @tf.autograph.experimental.do_not_convert
+    def _pruned(self) -> list[tuple[Kernel, tf.Tensor]]:
+        api = keras_api.of(self)
+        return [
+            (kernel, feedback(api.dense(kernel.variable), tf.convert_to_tensor(mask)))
+            for kernel, mask in zip(self._state.kernels, self.masks.values(), strict=True)
+        ]
+
+    def _refuse_unused(self, unused: list[str]) -> None:
+        if unused:
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self.layer).__name__}) does not use "
+                f"{unused} when it is called: pruning them would have no effect. Take "
+                "them out with `exclude=`, or read the kernel inside `call` through "
+                "the attribute that holds it."
+            )
+
+    def _check_watched(self, training: Any) -> None:
+        if self._state.watched or self._state.frozen:
+            return
+        if training is not True and not isinstance(training, int | np.bool_):
+            return  # Not known here: None, or a tensor.
+        if not training or keras_api.of(self).in_construction():
+            return
+        raise RuntimeError(
+            f"The pruned layer '{self.name}' is called in training, but nothing updates "
+            "its masks, so that nothing would be pruned. Add "
+            "`callbacks=[dpf_tf.PruningCallback()]` to `fit`; in a loop of your own, "
+            "make a `dpf_tf.MaskUpdater(model)` and call its `update(step)`; to train "
+            "on with the present masks, call `dpf_tf.freeze_masks(model)`."
+        )
+
+    @property
+    def settings(self) -> Settings:
+        """Schedule, allocation and structure; wrappers with equal ones share a pool."""
+        return self._state.settings
+
+    @property
+    def kernels(self) -> dict[str, Any]:
+        """The dense variables: path below the layer -> float32 variable."""
+        return {kernel.path: kernel.variable for kernel in self._state.kernels}
+
+    @property
+    def masks(self) -> dict[str, Any]:
+        """The masks: path below the layer -> boolean variable, `False` is pruned."""
+        return {k.path: getattr(self, _mask_name(k.path)) for k in self._state.kernels}
+
+    @property
+    def masked_kernels(self) -> dict[str, tf.Tensor]:
+        """What the layer computes with: path -> tensor, zero where pruned."""
+        return {kernel.path: value for kernel, value in self._pruned()}
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the masks never change again."""
+        return self._state.frozen
+
+    def set_frozen(self, frozen: bool) -> None:
+        """Makes the present masks final, or lets them move again."""
+        self._state.frozen = frozen
+
+    @property
+    def watched(self) -> bool:
+        """Whether a `MaskUpdater` is in charge of the masks."""
+        return self._state.watched
+
+    def set_watched(self, watched: bool) -> None:
+        """Notes whether a `MaskUpdater` is in charge of the masks."""
+        self._state.watched = watched
+
+    def resolve_schedule(self, total_steps: int) -> None:
+        """Fills in what the schedule leaves to the length of the training."""
+        schedule = self.settings.schedule.resolve(total_steps)
+        self._state.settings = dataclasses.replace(self.settings, schedule=schedule)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the wrapped layer's output shape."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the wrapped layer's symbolic outputs (Keras 3)."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Returns the wrapped layer's mask of padded steps."""
+        return self.layer.compute_mask(inputs, mask)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal wrapper, for saving."""
+        keras = keras_api.of(self).module
+        config = super().get_config()  # type: ignore[misc]
+        config.update(
+            pruning_schedule=schedules.serialize(self.settings.schedule, keras),
+            allocation=self.settings.allocation,
+            structure=self.settings.structure,
+            kernels=None if self._state.chosen is None else list(self._state.chosen),
+            frozen=self._state.frozen,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes a wrapper from `get_config`'s dictionary."""
+        config = dict(config)
+        api = next(a for a in keras_api.loaded() if issubclass(cls, wrapper_class(a)))
+        config["pruning_schedule"] = schedules.deserialize(
+            config["pruning_schedule"], api.module, custom_objects
+        )
+        return super().from_config(  # type: ignore[misc]
+            config, custom_objects=custom_objects
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for what the wrapper itself does not have.
+        if name.startswith("_") or name == "layer":
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+
+def _mask_name(path: str) -> str:
+    return path.replace("/", "_") + "_mask"
+
+
+def check_structure(structure: Any) -> str:
+    """Returns a valid structure or raises a clear error."""
+    if structure not in STRUCTURES:
+        raise ValueError(
+            f"Unknown structure {structure!r}. Known: {', '.join(STRUCTURES)}"
+        )
+    return structure
+
+
+@functools.cache
+def wrapper_class(api: Any) -> type:
+    """Returns the concrete wrapper class of a Keras, registered for its loading."""
+    keras = api.module
+    name = PruneLowMagnitudeDPF.__name__
+    body = {"__doc__": PruneLowMagnitudeDPF.__doc__, "__module__": __name__}
+    concrete = type(name, (PruneLowMagnitudeDPF, keras.layers.Wrapper), body)
+    return keras.saving.register_keras_serializable(package="dpf_tf")(concrete)
+
+
+for _api in keras_api.loaded():
+    wrapper_class(_api)
