@@ -85,6 +85,8 @@ class PruningCallback:
         """Takes charge of the masks."""
         _refuse_what_keras_cannot(self.model)
         self._updater = MaskUpdater(self.model)
+        # A step whose tracing was refused, for want of this callback, is unusable.
+        self.model.make_train_function(force=True)
         self._bound: int | None = None  # The step is at most this; unknown as yet.
         self._next = 0  # First step that has not been looked at.
         self._start = 0

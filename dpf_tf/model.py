@@ -290,7 +290,7 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
         np.int64(6)
     """
     return {
-        f"{path}/{kernel}": np.array(mask)
+        f"{path}/{kernel}": np.array(keras_api.numpy_view(tf.convert_to_tensor(mask)))
         for path, layer in pruned_layers(model)
         for kernel, mask in layer.masks.items()
     }

@@ -178,9 +178,16 @@ def _kernels(layer: Any, prefix: str, seen: set[int]) -> Iterator[Kernel]:
             continue
         owned = _own_weights(layer) if owned is None else owned
         if id(variable) in owned and variable.trainable:
+            if _one_input_channel_a_filter(layer, variable):
+                kind = "depthwise"
             yield Kernel(prefix + name, variable, layer, owned[id(variable)], kind)
     for name, child in sublayers(layer):
         yield from _kernels(child, f"{prefix}{name}/", seen)
+
+
+def _one_input_channel_a_filter(layer: Any, kernel: Any) -> bool:
+    """Tells a grouped convolution that is a depthwise one, such as ConvNeXt's."""
+    return getattr(layer, "groups", 1) > 1 and kernel.shape[-2] == 1
 
 
 def _declared(layer: Any, prefix: str) -> Iterator[Kernel]:

@@ -1,11 +1,11 @@
-"""Which weights stay: the exact `keep` largest magnitudes over one pool of kernels.
+"""Which weights stay: exactly `keep` of a pool of kernels, by largest magnitude.
 
 A float32's bits without the sign, read as an integer, are ordered as its magnitude is.
 So all ranking here is of integers: denormals are ranked right even where the processor
 flushes them to zero, and -0.0 ties with 0.0.
 
-    >>> kernels = [np.array([[0.3, -2.0], [0.1, 0.0]], np.float32),
-    ...            np.array([0.5, -0.4], np.float32)]
+    >>> import numpy as np
+    >>> kernels = [np.float32([[0.3, -2.0], [0.1, 0.0]]), np.float32([0.5, -0.4])]
     >>> [mask.astype(int).tolist() for mask in keep_largest(kernels, keep=3)]
     [[[0, 1], [0, 0]], [1, 1]]
 
@@ -13,42 +13,40 @@ flushes them to zero, and -0.0 ties with 0.0.
 accelerator. Both give the same masks, bit for bit.
 """
 
+from __future__ import annotations
+
+import functools
 import operator
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-_TOP = 0x7FFFFFFF  # above every magnitude's bits; also the mask that drops the sign
-_INFINITY = 0x7F800000  # bits above these are NaN
-_CHUNK = 1 << 17  # weights handled at once: the scratch stays in a core's cache
-_SAMPLE = 1 << 16
+_TOP = 0x7FFFFFFF  # No magnitude has larger bits. As a mask, it drops the sign.
+_INFINITY = 0x7F800000  # Larger bits are NaN.
+_CHUNK = 1 << 17  # Weights handled at once, few enough for a core's cache.
+_SAMPLE = 1 << 17
 _THREADS = min(os.cpu_count() or 1, 4)
-_ALIGN = 64  # bytes; TensorFlow then takes a mask as it is, without a copy
+_ALIGN = 64  # Bytes. TensorFlow takes an array so aligned without a copy.
 
 
 class _Part(NamedTuple):
-    """A stretch of one kernel, short enough for the cache."""
+    """A stretch of one kernel, and what a scan saw in it."""
 
     kernel: int
     weights: np.ndarray
     scale: np.float32 | None
     mask: np.ndarray
-    position: int  # of its first mask entry in the buffer that holds all masks
-
-
-class _Found(NamedTuple):
-    """What a scan saw in one part."""
-
-    largest: int
-    above: int  # how many magnitudes lie above the bracket
-    inside: int  # how many in it
-    positions: np.ndarray | None  # of those, in index order
-    bits: np.ndarray | None  # and their magnitudes
+    position: int  # Of its first mask entry in the buffer of all masks.
+    largest: int = 0  # Bits of the largest magnitude.
+    above: int = 0  # How many magnitudes lie above the bracket,
+    inside: int = 0  # and how many in it:
+    positions: Any = None  # where, in index order,
+    bits: Any = None  # and which.
 
 
 def keep_largest(
@@ -60,272 +58,262 @@ def keep_largest(
 ) -> list[np.ndarray]:
     """Marks the `keep` weights of largest magnitude in one pool of kernels.
 
-    A sample brackets the smallest kept magnitude. One pass over the weights marks what
-    lies above the bracket and collects what lies inside, a percent or so; only those
-    are ranked. Where the sample misled, the bracket is moved and widened and the pass
-    repeated: the result is exact for every input.
+    A sample brackets the smallest magnitude to keep. One pass over the weights marks
+    what lies above the bracket and collects what lies inside, a percent or so; only
+    that is ranked. Where the sample misled, the bracket is moved and widened and the
+    pass repeated, so that the result is exact for every input.
 
     Args:
-      kernels: Float32 arrays of any shape, none of them empty.
-      keep: How many weights of the pool to keep, from one per kernel to all.
-      scales: A positive factor per kernel: `abs(w) * np.float32(scale)`, computed in
-        float32, is ranked in place of the magnitude.
-      names: What to call the kernels in error messages; their numbers if left out.
+        kernels: float32 arrays of any shape, none of them empty.
+        keep: how many weights of the pool to keep, from one per kernel to all.
+        scales: a positive factor per kernel. `abs(w) * np.float32(scale)`, computed in
+            float32, is then ranked in place of the magnitude.
+        names: what error messages call the kernels; by default their numbers.
 
     Returns:
-      A bool array of the same shape per kernel, `keep` entries True in all. The
-      larger magnitude is kept; of equals the one in the earlier kernel, or earlier in
-      its kernel in C order. Each kernel keeps at least its (first) largest weight.
+        A bool array of the same shape per kernel, with `keep` entries True in all. The
+        larger magnitude is kept; of equals that of the earlier kernel, or the earlier
+        in C order. Each kernel keeps at least its (first) largest weight.
 
     Raises:
-      TypeError: a kernel is not float32, or `keep` is no integer.
-      ValueError: a kernel is empty or holds NaN, there is none, `keep` is out of
-        range, or `scales` do not fit.
+        TypeError: if a kernel is not float32, or `keep` is no integer.
+        ValueError: if there is no kernel, one is empty or holds NaN, `keep` is out of
+            range, or `scales` or `names` do not fit.
 
     Example:
-      The second kernel is small, and still keeps its largest weight:
+        The second kernel has only small weights, and still keeps one:
 
-      >>> large, small = np.float32([3, -2, 1]), np.float32([0.1, -0.2])
-      >>> [m.tolist() for m in keep_largest([large, small], 2)]
-      [[True, False, False], [False, True]]
+        >>> large, small = np.float32([3, -2, 1]), np.float32([0.1, -0.2])
+        >>> [mask.tolist() for mask in keep_largest([large, small], 2)]
+        [[True, False, False], [False, True]]
     """
     kernels = [np.asarray(kernel) for kernel in kernels]
     names = [str(i) for i in range(len(kernels))] if names is None else names
     keep = operator.index(keep)
-    _check_pool(kernels, names, keep)
-    masks, buffer, parts = _cut(kernels, _checked_scales(scales, len(kernels)))
+    _check(kernels, names, keep)
+    masks, buffer, parts = _cut(kernels, _float32(scales, len(kernels)))
     low, high = _bracket(parts, keep)
     widening = 1
     while True:
-        found = _scan(parts, low, high)
-        _refuse_nan(kernels, names, parts, found)
+        parts = _in_threads(functools.partial(_scan, low=low, high=high), parts)
+        if max(part.largest for part in parts) > _INFINITY:
+            refuse_nan([np.count_nonzero(np.isnan(k)) for k in kernels], names)
         # A kernel with nothing above the bracket is given its (first) largest weight.
-        forced = _largest_of_empty(parts, found)
-        buffer[[position for position, _ in forced]] = True
-        missing = keep - sum(f.above for f in found) - len(forced)
-        free = sum(f.inside for f in found) - sum(bits > low for _, bits in forced)
+        forced = _largest_of_empty(parts)
+        buffer[list(forced)] = True
+        missing = keep - sum(part.above for part in parts) - len(forced)
+        free = sum(part.inside for part in parts)
+        free -= sum(bits > low for bits in forced.values())
         if missing < 0:
             low, high = high, min(high + widening, _TOP)
         elif missing > free:
             low, high = max(low - widening, -1), low
         else:
             break
-        widening <<= 10  # at first to the ties of one value, then ever further
+        widening <<= 10  # At first to the ties of one value, then ever further.
     if high - low == 1:
         _mark_ties(parts, high, missing)
     elif missing:
-        _mark_inside(buffer, found, missing)
+        _mark_inside(parts, buffer, missing)
     return masks
 
 
-def _check_pool(kernels: list[np.ndarray], names: Sequence[str], keep: int) -> None:
-    """Refuses what cannot be ranked."""
-    if not kernels:
-        raise ValueError("No kernels were given: there is nothing to rank.")
-    if len(names) != len(kernels):
-        raise ValueError(f"{len(names)} names were given for {len(kernels)} kernels.")
-    for name, kernel in zip(names, kernels):
-        if kernel.dtype != np.float32:
-            raise TypeError(
-                f"Kernel {name} is {kernel.dtype}; expected float32. Rank the float32 "
-                "variable itself: a rounded or converted copy has ties of its own."
-            )
-        if not kernel.size:
-            raise ValueError(f"Kernel {name} has no weights (shape {kernel.shape}).")
-    total = sum(kernel.size for kernel in kernels)
-    if not len(kernels) <= keep <= total:
-        raise ValueError(
-            f"keep={keep}; expected {len(kernels)} (one weight for each kernel) to "
-            f"{total} (all weights of the pool)."
-        )
+def refuse_nan(counts: Sequence[int], names: Sequence[str]) -> None:
+    """Raises ValueError if a kernel holds NaN, which has no rank.
 
+    Args:
+        counts: the number of NaN in each kernel.
+        names: what to call the kernels.
 
-def _checked_scales(scales: Sequence[float] | None, count: int) -> list:
-    """The scales as float32, or None for each kernel."""
-    if scales is None:
-        return [None] * count
-    if len(scales) != count:
-        raise ValueError(f"{len(scales)} scales were given for {count} kernels.")
-    with np.errstate(over="ignore"):
-        rounded = [np.float32(scale) for scale in scales]
-    for scale, given in zip(rounded, scales):
-        if not 0 < scale < np.inf:
-            raise ValueError(
-                f"Scale {given!r} is {scale} in float32; expected a positive, finite "
-                "number."
-            )
-    return rounded
+    Raises:
+        ValueError: if a count is not zero.
 
-
-def _cut(
-    kernels: list[np.ndarray], scales: list
-) -> tuple[list[np.ndarray], np.ndarray, list[_Part]]:
-    """Makes room for the masks (in one buffer) and cuts the kernels into parts."""
-    room = sum(-(-kernel.size // _ALIGN) * _ALIGN for kernel in kernels)
-    buffer = np.empty(room + _ALIGN, np.bool_)
-    buffer = buffer[-buffer.ctypes.data % _ALIGN :]
-    masks, parts, start = [], [], 0
-    for i, (kernel, scale) in enumerate(zip(kernels, scales)):
-        weights, mask = kernel.reshape(-1), buffer[start : start + kernel.size]
-        for a in range(0, kernel.size, _CHUNK):
-            b = a + _CHUNK
-            parts.append(_Part(i, weights[a:b], scale, mask[a:b], start + a))
-        masks.append(mask.reshape(kernel.shape))
-        start += -(-kernel.size // _ALIGN) * _ALIGN
-    return masks, buffer, parts
-
-
-def _bits(part: _Part, scratch: np.ndarray) -> np.ndarray:
-    """The magnitudes of a part as int32 bits, written to the scratch."""
-    bits = scratch[: part.weights.size]
-    if part.scale is None:
-        return np.bitwise_and(part.weights.view(np.int32), _TOP, out=bits)
-    with np.errstate(all="ignore"):  # per thread; infinities and NaN are seen later
-        np.multiply(part.weights, part.scale, out=bits.view(np.float32))
-    return np.bitwise_and(bits, _TOP, out=bits)
-
-
-def _bracket(parts: list[_Part], keep: int) -> tuple[int, int]:
-    """Guesses (low, high], which holds the smallest magnitude to keep."""
-    total = sum(part.weights.size for part in parts)
-    if total <= _SAMPLE:
-        return -1, _TOP
-    # An odd stride does not fall on the same few channels of every filter.
-    stride = total // _SAMPLE | 1
-    picked = [p._replace(weights=p.weights[-p.position % stride :: stride]) for p in parts]
-    sample = [_bits(p, np.empty(p.weights.size, np.int32)) for p in picked]
-    sample = np.concatenate(sample)
-    share = 1 - keep / total
-    # Four standard deviations of a sampled rank to either side.
-    spread = 4 * (sample.size * share * (1 - share)) ** 0.5 + 2
-    ranks = sample.size * share + np.array([-spread, spread])
-    first, last = np.clip(ranks, 0, sample.size - 1).astype(int)
-    sample.partition((first, last))
-    low, high = int(sample[first]), int(sample[last])
-    # The ends are left out, as they may be a tie of very many weights.
-    return (low, high - 1) if high - low > 1 else (low - 1, low)
-
-
-def _scan(parts: list[_Part], low: int, high: int) -> list[_Found]:
-    """Marks what lies above (low, high] in the masks, and collects what lies inside.
-
-    Of a bracket of one value (high = low + 1) the inside is counted, not collected.
+    Example:
+        >>> refuse_nan([0, 0], ["conv/kernel", "dense/kernel"])
     """
-    found: list = [None] * len(parts)
-    waiting = deque(range(len(parts)))
-
-    def work(_: int) -> None:
-        scratch = np.empty(_CHUNK, np.int32)
-        flags = np.empty(_CHUNK, np.bool_)
-        while True:
-            try:
-                i = waiting.popleft()
-            except IndexError:
-                return
-            part = parts[i]
-            bits = _bits(part, scratch)
-            inside = flags[: bits.size]
-            np.greater(bits, high, out=part.mask)
-            np.greater(bits, low, out=inside)
-            np.not_equal(inside, part.mask, out=inside)
-            if high - low > 1:
-                at = inside.nonzero()[0]
-                count, picked = at.size, bits[at]
-                at += part.position
-            else:
-                count, at, picked = np.count_nonzero(inside), None, None
-            above = np.count_nonzero(part.mask)
-            found[i] = _Found(int(bits.max()), above, count, at, picked)
-
-    threads = min(_THREADS, len(parts) // 4)
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
-    else:
-        work(0)
-    return found
-
-
-def _refuse_nan(
-    kernels: list[np.ndarray],
-    names: Sequence[str],
-    parts: list[_Part],
-    found: list[_Found],
-) -> None:
-    """Raises if a part's largest bits are those of a NaN."""
-    bad = sorted({p.kernel for p, f in zip(parts, found) if f.largest > _INFINITY})
+    bad = [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n]
     if bad:
-        counts = [np.count_nonzero(np.isnan(kernels[i])) for i in bad]
-        listed = ", ".join(f"{names[i]} ({n})" for i, n in zip(bad, counts))
         raise ValueError(
-            f"NaN among the weights of kernel {listed}: they have no rank. The training "
-            "has diverged; restore an earlier checkpoint and lower the learning rate "
-            "or clip the gradients."
+            f"NaN cannot be ranked. Kernels that hold NaN (how many): {', '.join(bad)}."
+            " The training has diverged: restore an earlier checkpoint, then lower the "
+            "learning rate or clip the gradients."
         )
-
-
-def _largest_of_empty(
-    parts: list[_Part], found: list[_Found]
-) -> list[tuple[int, int]]:
-    """The first largest weight (position, bits) of kernels with no weight above."""
-    above: dict[int, int] = {}
-    best: dict[int, tuple[_Part, int]] = {}
-    for part, seen in zip(parts, found):
-        above[part.kernel] = above.get(part.kernel, 0) + seen.above
-        if part.kernel not in best or seen.largest > best[part.kernel][1]:
-            best[part.kernel] = part, seen.largest
-    scratch = np.empty(_CHUNK, np.int32)
-    return [
-        (part.position + int(_bits(part, scratch).argmax()), largest)
-        for kernel, (part, largest) in best.items()
-        if not above[kernel]
-    ]
-
-
-def _mark_inside(buffer: np.ndarray, found: list[_Found], missing: int) -> None:
-    """Marks the `missing` largest magnitudes collected inside the bracket."""
-    positions = np.concatenate([seen.positions for seen in found])
-    bits = np.concatenate([seen.bits for seen in found])
-    free = ~buffer[positions]
-    positions, bits = positions[free], bits[free]
-    smallest = np.partition(bits, bits.size - missing)[bits.size - missing]
-    larger = positions[bits > smallest]
-    buffer[larger] = True
-    buffer[positions[bits == smallest][: missing - larger.size]] = True
-
-
-def _mark_ties(parts: list[_Part], bits: int, missing: int) -> None:
-    """Marks the first `missing` magnitudes with these bits."""
-    scratch = np.empty(_CHUNK, np.int32)
-    for part in parts:
-        if not missing:
-            return
-        equal = _bits(part, scratch) == bits
-        at = np.flatnonzero(equal & ~part.mask)[:missing]
-        part.mask[at] = True
-        missing -= at.size
 
 
 def count_flips(old: Sequence[np.ndarray], new: Sequence[np.ndarray]) -> int:
     """Counts the entries in which two lists of masks differ.
 
     Args:
-      old: Bool arrays.
-      new: As many bool arrays, of the same shapes.
+        old: bool arrays.
+        new: as many bool arrays, of the same shapes.
 
     Returns:
-      The number of differing entries over all arrays.
+        The number of differing entries over all arrays.
 
     Raises:
-      ValueError: the lists differ in length, or two arrays in shape.
+        ValueError: if the lists differ in length, or two arrays in shape.
 
     Example:
-      >>> count_flips([np.array([True, False])], [np.array([False, True])])
-      2
+        >>> count_flips([np.array([True, False])], [np.array([False, True])])
+        2
     """
-    if [np.shape(mask) for mask in old] != [np.shape(mask) for mask in new]:
-        raise ValueError("Masks can be compared if their numbers and shapes are equal.")
-    return sum(int(np.count_nonzero(a != b)) for a, b in zip(old, new))
+    shapes = [mask.shape for mask in old], [mask.shape for mask in new]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"Masks of shapes {shapes[0]} and {shapes[1]} do not compare.")
+    pairs = list(zip(old, new, strict=True))
+    return sum(_in_threads(lambda p: int(np.count_nonzero(p[0] != p[1])), pairs))
+
+
+def _check(kernels: list[np.ndarray], names: Sequence[str], keep: int) -> None:
+    if len(names) != len(kernels) or not kernels:
+        raise ValueError(
+            f"Expected kernels and a name for each. Received: {len(kernels)} kernels, "
+            f"{len(names)} names"
+        )
+    for name, kernel in zip(names, kernels, strict=True):
+        if kernel.dtype != np.float32:
+            raise TypeError(
+                f"Kernel {name} is {kernel.dtype}, expected float32. Rank the float32 "
+                "variable itself: rounding to another type makes and breaks ties."
+            )
+        if not kernel.size:
+            raise ValueError(f"Kernel {name} has no weights. Its shape: {kernel.shape}")
+    total = sum(kernel.size for kernel in kernels)
+    if not len(kernels) <= keep <= total:
+        raise ValueError(
+            f"`keep` must lie between {len(kernels)}, one weight for each kernel, and "
+            f"{total}, all weights of the pool. Received: keep={keep}"
+        )
+
+
+def _float32(scales: Sequence[float] | None, count: int) -> list[Any]:
+    if scales is None:
+        return [None] * count
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = [np.float32(scale) for scale in scales]
+    if len(rounded) != count or not all(0 < scale < np.inf for scale in rounded):
+        raise ValueError(
+            f"`scales` must be {count} numbers, one per kernel, positive and finite in "
+            f"float32. Received: scales={list(scales)}"
+        )
+    return rounded
+
+
+def _cut(
+    kernels: list[np.ndarray], scales: list[Any]
+) -> tuple[list[np.ndarray], np.ndarray, list[_Part]]:
+    """Makes masks, in one buffer (a large one has few page faults), and parts."""
+    starts = np.cumsum([0] + [-(-k.size // _ALIGN) * _ALIGN for k in kernels]).tolist()
+    buffer = np.empty(starts[-1] + _ALIGN, np.bool_)
+    buffer = buffer[-buffer.ctypes.data % _ALIGN :]
+    masks, parts = [], []
+    for i, kernel in enumerate(kernels):
+        weights, mask = kernel.reshape(-1), buffer[starts[i] :][: kernel.size]
+        for a in range(0, kernel.size, _CHUNK):
+            cut = slice(a, a + _CHUNK)
+            parts.append(_Part(i, weights[cut], scales[i], mask[cut], starts[i] + a))
+        masks.append(mask.reshape(kernel.shape))
+    return masks, buffer, parts
+
+
+def _bits(weights: np.ndarray, scale: np.float32 | None) -> np.ndarray:
+    if scale is not None:
+        with np.errstate(all="ignore"):  # Set per thread. NaN is refused later.
+            weights = weights * scale
+    return np.bitwise_and(weights.view(np.int32), _TOP)
+
+
+def _bracket(parts: list[_Part], keep: int) -> tuple[int, int]:
+    """Guesses a bracket (low, high] around the smallest magnitude to keep."""
+    total = sum(part.weights.size for part in parts)
+    if total <= _SAMPLE:
+        return -1, _TOP
+    # An odd stride does not fall on the same few channels of every filter.
+    stride = total // _SAMPLE | 1
+    picked = [(p.weights[-p.position % stride :: stride], p.scale) for p in parts]
+    sample = np.concatenate([_bits(*weights) for weights in picked])
+    share = 1 - keep / total
+    # Three standard deviations of the sampled rank to either side.
+    spread = 3 * (sample.size * share * (1 - share)) ** 0.5 + 1
+    ranks = sample.size * share + np.array([-spread, spread])
+    first, last = np.clip(ranks, 0, sample.size - 1).astype(int)
+    sample.partition((first, last))
+    low, high = int(sample[first]), int(sample[last])
+    # The ends are left out: each may be a tie of very many weights.
+    return (low, high - 1) if high - low > 1 else (low - 1, low)
+
+
+def _in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """Maps the items; NumPy lets threads run side by side in large arrays."""
+    results: list[Any] = [None] * len(items)
+    waiting = deque(range(len(items)))
+
+    def work(_: int) -> None:
+        while True:
+            try:
+                i = waiting.popleft()
+            except IndexError:
+                return
+            results[i] = function(items[i])
+
+    threads = min(_THREADS, len(items) // 4)
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+    else:
+        work(0)
+    return results
+
+
+def _scan(part: _Part, low: int, high: int) -> _Part:
+    """Marks what lies above (low, high]; counts, and collects, what lies inside."""
+    bits = _bits(part.weights, part.scale)
+    np.greater(bits, high, out=part.mask)
+    inside = bits > low
+    np.not_equal(inside, part.mask, out=inside)
+    seen = part._replace(largest=int(bits.max()), above=np.count_nonzero(part.mask))
+    if high - low == 1:  # One value: ties, which may be all weights, are only counted.
+        return seen._replace(inside=np.count_nonzero(inside))
+    at = inside.nonzero()[0]
+    return seen._replace(inside=at.size, positions=at + part.position, bits=bits[at])
+
+
+def _largest_of_empty(parts: list[_Part]) -> dict[int, int]:
+    """Maps position to bits: the first largest weight of kernels with none above."""
+    above: dict[int, int] = {}
+    best: dict[int, _Part] = {}
+    for part in parts:
+        above[part.kernel] = above.get(part.kernel, 0) + part.above
+        if part.largest > best.setdefault(part.kernel, part).largest:
+            best[part.kernel] = part
+    return {
+        part.position + int(_bits(part.weights, part.scale).argmax()): part.largest
+        for kernel, part in best.items()
+        if not above[kernel]
+    }
+
+
+def _mark_inside(parts: list[_Part], buffer: np.ndarray, missing: int) -> None:
+    """Marks the `missing` largest of what was collected."""
+    positions = np.concatenate([part.positions for part in parts])
+    bits = np.concatenate([part.bits for part in parts])
+    bits[buffer[positions]] = -1  # Those given to kernels are marked already.
+    smallest = np.partition(bits, bits.size - missing)[bits.size - missing]
+    larger = np.flatnonzero(bits > smallest)
+    tied = np.flatnonzero(bits == smallest)[: missing - larger.size]
+    buffer[positions[larger]] = True
+    buffer[positions[tied]] = True
+
+
+def _mark_ties(parts: list[_Part], bits: int, missing: int) -> None:
+    """Marks the first `missing` weights with these bits."""
+    for part in parts:
+        if not missing:
+            return
+        equal = _bits(part.weights, part.scale) == bits
+        at = np.flatnonzero(equal & ~part.mask)[:missing]
+        part.mask[at] = True
+        missing -= at.size
 
 
 def keep_largest_xla(
@@ -334,46 +322,47 @@ def keep_largest_xla(
     *,
     scales: Sequence[float] | tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """`keep_largest` for tensors of static shape, to be compiled for an accelerator.
+    """Does what `keep_largest` does, with tensors that may lie on an accelerator.
 
-    The smallest kept magnitude is found bit by bit, by 31 passes that compare and sum;
-    ties are numbered by a cumulative sum. A pure function: wrap it in
-    `tf.function(jit_compile=True)`, and pass `keep` (and the scales, where they change)
-    as tensors, so that a new value does not trace it again.
+    The bits of the smallest kept magnitude are found one by one, in 31 passes that
+    compare and sum; ties are numbered by a cumulative sum. A pure function of tensors:
+    call it through `tf.function(jit_compile=True)`, and pass `keep`, and scales that
+    change, as tensors, so that a new value does not trace it again.
 
-    With scales, a product too small for a normal float32 may be flushed to zero here,
-    where the array form keeps it; all other products are equal to the bit.
+    A scaled magnitude too small for a normal float32 may be flushed to zero here and
+    not in `keep_largest`. All else is equal to the bit.
 
     Args:
-      kernels: Float32 tensors of static shape, none of them empty.
-      keep: How many weights to keep: an int32 scalar, from one per kernel to all. Not
-        checked here.
-      scales: A positive factor per kernel, as in `keep_largest`.
+        kernels: float32 tensors of static shape, none of them empty.
+        keep: how many weights of the pool to keep, an int32 scalar from one per kernel
+            to all. Not checked.
+        scales: a positive factor per kernel.
 
     Returns:
-      The bool masks, and the number of NaN in each kernel (an int32 vector): where one
-      is not zero, the masks mean nothing and must not be used.
+        The bool masks, and an int32 vector: how many NaN each kernel holds. If there
+        is one, `refuse_nan` it and do not use the masks.
 
     Raises:
-      TypeError: a kernel is not float32.
-      ValueError: there is no kernel, one is empty or of unknown shape, or the pool
-        holds 2**31 weights or more.
+        TypeError: if a kernel is not float32.
+        ValueError: if there is no kernel, one is empty or of unknown shape, or the pool
+            holds 2**31 weights or more.
 
     Example:
-      >>> select = tf.function(keep_largest_xla, jit_compile=True)
-      >>> masks, nans = select([tf.constant([3.0, -2.0, 1.0])], tf.constant(2))
-      >>> masks[0].numpy().tolist(), nans.numpy().tolist()
-      ([True, True, False], [0])
+        >>> select = tf.function(keep_largest_xla, jit_compile=True)
+        >>> masks, nans = select([tf.constant([3.0, -2.0, 1.0])], tf.constant(2))
+        >>> masks[0].numpy().tolist(), nans.numpy().tolist()
+        ([True, True, False], [0])
     """
     kernels = [tf.convert_to_tensor(kernel) for kernel in kernels]
-    sizes = [kernel.shape.num_elements() for kernel in kernels]
+    shapes = [kernel.shape for kernel in kernels]
+    sizes = [shape.num_elements() for shape in shapes]
     if any(kernel.dtype != tf.float32 for kernel in kernels):
-        raise TypeError(f"Expected float32, got {[k.dtype.name for k in kernels]}.")
-    if not kernels or not all(sizes):
-        shapes = [str(kernel.shape) for kernel in kernels]
-        raise ValueError(f"Expected kernels of known shapes, not empty; got {shapes}.")
-    if sum(sizes) >= 2**31:
-        raise ValueError(f"{sum(sizes)} weights; a pool is limited to 2**31 - 1.")
+        raise TypeError(f"Expected float32. Received: {[k.dtype for k in kernels]}")
+    if not sizes or not all(sizes) or sum(sizes) > _TOP:
+        raise ValueError(
+            "Expected kernels of known shapes, none empty, of fewer than 2**31 weights "
+            f"in all. Received: {list(map(str, shapes))}"
+        )
     keep = tf.cast(keep, tf.int32)
     ranked, nans = [], []
     for i, kernel in enumerate(kernels):
@@ -381,22 +370,22 @@ def keep_largest_xla(
             kernel *= tf.cast(scales[i], tf.float32)
         bits = tf.bitcast(tf.reshape(kernel, [-1]), tf.int32) & _TOP
         nans.append(_count(bits > _INFINITY))
-        # The first largest weight of each kernel is ranked above all others.
+        # Each kernel's (first) largest weight is ranked above all others.
         index = tf.range(sizes[i])
-        tied = tf.where(bits == tf.reduce_max(bits), index, sizes[i])
-        ranked.append(tf.where(index == tf.reduce_min(tied), _TOP, bits))
+        largest = tf.where(bits == tf.reduce_max(bits), index, sizes[i])
+        ranked.append(tf.where(index == tf.reduce_min(largest), _TOP, bits))
     ranked = tf.concat(ranked, 0)
 
-    def try_bit(i: tf.Tensor, smallest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        trial = smallest | tf.bitwise.left_shift(1, i)
-        return i - 1, tf.where(_count(ranked >= trial) >= keep, trial, smallest)
+    def try_bit(bit: tf.Tensor, smallest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        trial = smallest | bit
+        found = _count(ranked >= trial) >= keep
+        return tf.bitwise.right_shift(bit, 1), tf.where(found, trial, smallest)
 
-    _, smallest = tf.while_loop(lambda i, _: i >= 0, try_bit, (30, 0))
+    _, smallest = tf.while_loop(lambda bit, _: bit > 0, try_bit, (1 << 30, 0))
     larger, tied = ranked > smallest, ranked == smallest
     order = tf.cumsum(tf.cast(tied, tf.int32))
-    flat = larger | (tied & (order <= keep - _count(larger)))
-    masks = tf.split(flat, sizes)
-    return [tf.reshape(m, k.shape) for m, k in zip(masks, kernels)], tf.stack(nans)
+    flat = tf.split(larger | (tied & (order <= keep - _count(larger))), sizes)
+    return [tf.reshape(m, s) for m, s in zip(flat, shapes, strict=True)], tf.stack(nans)
 
 
 def _count(flags: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,378 @@
+"""`PruningCallback` in `fit`: when masks change, and what the user is told."""
+
+import csv
+import warnings
+
+import numpy as np
+import pytest
+
+import dpf_tf
+
+STEPS = 64  # 256 examples in batches of 4.
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(4 * STEPS, 8)).astype("float32")
+    return x, (x @ rng.normal(size=(8, 2)) > 0).astype("float32")
+
+
+def small_model(keras, schedule=0.75, batch_norm=False, **compile_options):
+    layers = [keras.Input((8,)), keras.layers.Dense(32, name="hidden")]
+    layers += [keras.layers.BatchNormalization()] if batch_norm else []
+    layers += [keras.layers.ReLU(), keras.layers.Dense(2, name="logits")]
+    pruned = dpf_tf.prune_low_magnitude_dpf(keras.Sequential(layers), schedule)
+    compile_options.setdefault("optimizer", keras.optimizers.SGD(0.05, momentum=0.9))
+    pruned.compile(loss="mse", **compile_options)
+    return pruned
+
+
+def recorder(keras):
+    """A callback that notes, for every batch, the iterations and the kept weights."""
+
+    class Recorder(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.kept = {}
+
+        def on_train_batch_begin(self, batch, logs=None):
+            step = int(self.model.optimizer.iterations)
+            self.kept.setdefault(step, []).append(kept_weights(self.model))
+
+    return Recorder()
+
+
+def kept_weights(model):
+    return int(sum(mask.sum() for mask in dpf_tf.get_masks(model).values()))
+
+
+def fit(model, *callbacks, epochs=1, batch_size=4, **options):
+    x, y = data()
+    options = {"verbose": 0, "shuffle": False, **options}
+    return model.fit(
+        x, y, batch_size, epochs=epochs, callbacks=list(callbacks), **options
+    )
+
+
+def counts(schedule, steps, weights=256):
+    """What the schedule asks for before each step: the count at the last due step."""
+    kept, expected = weights, []
+    for step in range(steps):
+        due, sparsity = schedule(step)
+        kept = weights - round(sparsity * weights) if due else kept
+        expected.append(kept)
+    return expected
+
+
+RAMP = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=40, frequency=8)
+
+
+def test_every_step_trains_with_the_count_that_the_schedule_asks_for(keras):
+    model, record = small_model(keras, RAMP), recorder(keras)
+    fit(model, dpf_tf.PruningCallback(settle=0), record)
+    kept = [record.kept[step] for step in range(STEPS)]
+    assert kept == [[count] for count in counts(RAMP, STEPS)]
+
+
+def test_a_bare_target_ramps_over_three_quarters_of_all_announced_epochs(keras):
+    model, record = small_model(keras, 0.75), recorder(keras)
+    fit(model, dpf_tf.PruningCallback(settle=0), record, epochs=2)
+    full = dpf_tf.PolynomialDecay(final_sparsity=0.75, end_step=96)
+    assert [record.kept[s][0] for s in range(128)] == counts(full, 128)
+    assert model.layers[0].settings.schedule == full
+
+
+def test_the_ramp_of_the_first_fit_is_kept_in_later_fits(keras):
+    model, record = small_model(keras, 0.75), recorder(keras)
+    for _ in range(3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit(model, dpf_tf.PruningCallback(settle=0), record)
+    full = dpf_tf.PolynomialDecay(final_sparsity=0.75, end_step=48)
+    assert [record.kept[s][0] for s in range(192)] == counts(full, 192)
+
+
+def test_begin_equal_to_end_prunes_at_once(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.5, begin_step=16, end_step=16)
+    model, record = small_model(keras, schedule), recorder(keras)
+    fit(model, dpf_tf.PruningCallback(), record)
+    assert [record.kept[s][0] for s in (0, 15, 16, 63)] == [256, 256, 128, 128]
+
+
+def test_logs_reach_history_csv_and_progress_bar(keras, tmp_path, capsys):
+    model = small_model(keras, RAMP)
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    history = fit(model, dpf_tf.PruningCallback(), log, epochs=2, verbose=2).history
+    sparsity = 1 - kept_weights(model) / 256
+    assert history["sparsity"][-1] == sparsity
+    assert set(history) >= {"sparsity", "mask_flips", "mask_age"}
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["sparsity"]) == sparsity
+    printed = capsys.readouterr().out
+    assert "sparsity: 0.89" in printed and "mask_flips:" in printed
+
+
+def test_tensorboard_sees_the_sparsity_of_every_epoch(keras, tmp_path):
+    import tensorflow as tf
+
+    model = small_model(keras, RAMP)
+    board = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
+    history = fit(model, dpf_tf.PruningCallback(), board, epochs=2).history
+    seen = {}
+    for path in (tmp_path / "train").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if "sparsity" in value.tag:
+                    seen[event.step] = float(tf.make_ndarray(value.tensor))
+    np.testing.assert_allclose(
+        [seen[0], seen[1]], history["sparsity"], rtol=1e-6
+    )
+
+
+def test_mask_flips_are_the_entries_that_the_last_update_changed(keras):
+    model = small_model(keras, dpf_tf.ConstantSparsity(0.5, begin_step=60))
+    history = fit(model, dpf_tf.PruningCallback(settle=0)).history
+    assert history["mask_flips"] == [128]
+    assert history["mask_age"] == [4]
+
+
+def test_masks_stand_still_in_the_settled_share_of_the_announced_training(keras):
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=1)
+    model, seen = small_model(keras, schedule), []
+
+    class Masks(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(dpf_tf.get_masks(self.model)["hidden/kernel"])
+
+    fit(model, dpf_tf.PruningCallback(settle=0.25), Masks())
+    still = [bool((seen[i] == seen[i + 1]).all()) for i in range(STEPS - 1)]
+    assert all(still[48:]) and not all(still[:48])
+
+
+def test_gradient_stays_unmasked_while_masks_stand_still(keras):
+    schedule = dpf_tf.ConstantSparsity(0.5, end_step=0)
+    model = small_model(keras, schedule)
+    dense = model.layers[0].kernels["kernel"].numpy().copy()
+    fit(model, dpf_tf.PruningCallback())
+    moved = model.layers[0].kernels["kernel"].numpy() != dense
+    pruned = ~dpf_tf.get_masks(model)["hidden/kernel"]
+    assert moved[pruned].mean() > 0.9
+
+
+@pytest.mark.parametrize("execution", [2, 8])
+def test_steps_per_execution_changes_nothing(keras, execution):
+    weights = []
+    for steps in (1, execution):
+        keras.utils.set_random_seed(1)
+        model = small_model(keras, RAMP, steps_per_execution=steps)
+        fit(model, dpf_tf.PruningCallback(settle=0), epochs=2)
+        weights.append([v.numpy() for v in model.variables])
+    for one, several in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, several, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_due_inside_an_execution_is_refused_with_the_numbers(keras):
+    model = small_model(keras, RAMP, steps_per_execution=3)
+    with pytest.raises(ValueError, match=r"due at step 8.*steps_per_execution=3"):
+        fit(model, dpf_tf.PruningCallback())
+    # 10 steps an epoch: executions start at 0, 4, 8, 10, 14, ...; step 16 is inside.
+    model = small_model(keras, RAMP, steps_per_execution=4)
+    with pytest.raises(ValueError, match="due at step 16, which is batch 6"):
+        fit(model, dpf_tf.PruningCallback(), steps_per_epoch=10, epochs=4)
+
+
+def test_steps_per_execution_auto_is_refused():
+    import tf_keras
+
+    model = small_model(tf_keras, RAMP, steps_per_execution="auto")
+    with pytest.raises(ValueError, match="steps_per_execution='auto'"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_jit_compile_gives_the_same_masks_and_weights(keras):
+    weights = []
+    for jit in (False, True):
+        keras.utils.set_random_seed(1)
+        model = small_model(keras, RAMP, jit_compile=jit)
+        fit(model, dpf_tf.PruningCallback(settle=0))
+        weights.append([v.numpy() for v in model.variables])
+    for plain, compiled in zip(*weights, strict=True):
+        np.testing.assert_allclose(plain, compiled, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_accumulation_counts_optimizer_steps_not_batches():
+    import keras
+
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
+    model, record = small_model(keras, 0.75, optimizer=optimizer), recorder(keras)
+    fit(model, dpf_tf.PruningCallback(settle=0), record, epochs=2)
+    # 128 batches are 64 steps: the ramp ends at step 48.
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.75, end_step=48)
+    assert model.layers[0].settings.schedule == schedule
+    expected = counts(schedule, 64)
+    assert [record.kept[s] for s in range(64)] == [[count] * 2 for count in expected]
+
+
+def test_masks_follow_the_iterations_of_float16_loss_scaling(keras):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    scaling = getattr(keras.mixed_precision, "LossScaleOptimizer", None)
+    scaling = scaling or keras.optimizers.LossScaleOptimizer
+    # So high a scale overflows: the first batches make no step. They count as
+    # iterations in tf_keras, and not in Keras 3.
+    optimizer = scaling(keras.optimizers.SGD(0.05), initial_scale=2.0**24)
+    model, record = small_model(keras, RAMP, optimizer=optimizer), recorder(keras)
+    fit(model, dpf_tf.PruningCallback(settle=0), record)
+    batches = [len(record.kept[step]) for step in sorted(record.kept)]
+    assert sum(batches) == STEPS
+    skipped = STEPS - len(batches)
+    assert 3 < skipped < 20 if keras.__name__ == "keras" else skipped == 0
+    expected = counts(RAMP, len(batches))
+    assert all(set(kept) == {expected[step]} for step, kept in record.kept.items())
+    assert model.layers[0].kernels["kernel"].numpy().dtype == np.float32
+
+
+def test_validation_in_between_changes_no_weight_and_no_mask(keras):
+    weights = []
+    for options in ({}, {"validation_data": data(1), "validation_batch_size": 16}):
+        keras.utils.set_random_seed(1)
+        model = small_model(keras, RAMP)
+        fit(model, dpf_tf.PruningCallback(), epochs=2, **options)
+        weights.append([v.numpy() for v in model.variables])
+    for without, with_validation in zip(*weights, strict=True):
+        np.testing.assert_array_equal(without, with_validation)
+
+
+def test_training_without_the_callback_is_refused_at_the_first_step(keras):
+    model = small_model(keras, RAMP)
+    with pytest.raises(RuntimeError, match="PruningCallback"):
+        fit(model)
+    fit(model, dpf_tf.PruningCallback())
+    with pytest.raises(RuntimeError, match="PruningCallback"):
+        fit(model)  # The step was traced before: it is checked again all the same.
+
+
+def test_evaluate_predict_and_inference_need_no_callback(keras):
+    model = small_model(keras, RAMP)
+    x, y = data()
+    model.evaluate(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    model(x)
+
+
+def test_frozen_masks_are_fine_tuned_without_the_callback(keras):
+    model = small_model(keras, RAMP)
+    fit(model, dpf_tf.PruningCallback())
+    dpf_tf.freeze_masks(model)
+    masks = dpf_tf.get_masks(model)["hidden/kernel"]
+    dense = model.layers[0].kernels["kernel"].numpy()
+    fit(model)
+    fit(model, dpf_tf.PruningCallback())  # It does no harm either.
+    assert (dpf_tf.get_masks(model)["hidden/kernel"] == masks).all()
+    assert (model.layers[0].kernels["kernel"].numpy()[masks] != dense[masks]).any()
+
+
+def test_a_model_without_pruned_layers_is_refused(keras):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="prune_low_magnitude_dpf"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_early_stopping_before_the_target_is_warned_about(keras):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch >= 15
+
+    model = small_model(keras, RAMP)
+    with pytest.warns(UserWarning, match=r"ended at sparsity 0\.4\d+, below"):
+        fit(model, dpf_tf.PruningCallback(), Stop())
+
+
+def test_restored_weights_of_a_denser_epoch_are_warned_about(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=96)
+    model = small_model(keras, schedule)
+    best = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=5, restore_best_weights=True
+    )
+    with pytest.warns(UserWarning, match="weights of an earlier epoch"):
+        fit(model, best, dpf_tf.PruningCallback(), epochs=2)
+
+
+def test_a_schedule_that_cannot_finish_is_warned_about_with_the_numbers(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=1000)
+    with pytest.warns(UserWarning, match=r"step 48 of 64, reaches sparsity 0\.12"):
+        fit(small_model(keras, schedule), dpf_tf.PruningCallback())
+    schedule = dpf_tf.ConstantSparsity(0.9, begin_step=1000)
+    with pytest.warns(UserWarning, match="No mask is due in this training"):
+        fit(small_model(keras, schedule), dpf_tf.PruningCallback())
+
+
+def test_unknown_length_is_an_error_for_a_relative_ramp_only(keras):
+    import tensorflow as tf
+
+    x, y = data()
+    endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    endless = endless.filter(lambda *_: True)  # Its length cannot be known.
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        small_model(keras, 0.75).fit(
+            endless, verbose=0, callbacks=[dpf_tf.PruningCallback()]
+        )
+    model = small_model(keras, RAMP, batch_norm=True)
+    with pytest.warns(UserWarning, match="length of this training is unknown"):
+        model.fit(endless, verbose=0, callbacks=[dpf_tf.PruningCallback()])
+    assert kept_weights(model) == 256 - round(0.9 * 256)
+
+
+def test_one_callback_object_serves_both_kerases_one_after_the_other():
+    import keras
+    import tf_keras
+
+    callback = dpf_tf.PruningCallback()
+    for module in (keras, tf_keras):
+        assert isinstance(callback, module.callbacks.Callback)
+        model = small_model(module, RAMP)
+        fit(model, callback)
+        assert kept_weights(model) == 256 - round(0.9 * 256)
+
+
+def test_a_subclass_of_the_callback_works(keras):
+    class Mine(dpf_tf.PruningCallback):
+        updates = 0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            super().on_train_batch_begin(batch, logs)
+            self.updates += 1
+
+    mine = Mine(settle=0)
+    fit(small_model(keras, RAMP), mine)
+    assert mine.updates == STEPS
+
+
+@pytest.mark.parametrize("settle", [-0.1, 1.0, float("nan")])
+def test_settle_outside_zero_to_one_is_refused(settle):
+    with pytest.raises(ValueError, match="share of training"):
+        dpf_tf.PruningCallback(settle=settle)
+
+
+def test_wrong_types_and_misspelt_keywords_are_refused():
+    with pytest.raises(TypeError, match="settle"):
+        dpf_tf.PruningCallback(settle="0.1")
+    with pytest.raises(TypeError, match="setle"):
+        dpf_tf.PruningCallback(setle=0.1)
+
+
+def test_nan_weights_are_refused_by_name(keras):
+    model = small_model(keras, RAMP)
+    kernel = model.layers[0].kernels["kernel"]
+    kernel.assign(np.full(kernel.shape, np.nan, "float32"))
+    with pytest.raises(ValueError, match="hidden/kernel"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_updates_inside_a_traced_function_are_refused(keras):
+    import tensorflow as tf
+
+    updater = dpf_tf.MaskUpdater(small_model(keras, RAMP))
+    with pytest.raises(RuntimeError, match="outside"):
+        tf.function(lambda: updater.update(0))()
