@@ -196,9 +196,7 @@ def pools(
     return [Pool((i,), count) for i, count in enumerate(counts)]
 
 
-def scales(
-    allocation: Allocation, kernels: Sequence[np.ndarray]
-) -> list[float] | None:
+def scales(allocation: Allocation, kernels: Sequence[np.ndarray]) -> list[float] | None:
     """The factors by which magnitudes are multiplied before kernels are ranked.
 
     Args:

@@ -123,6 +123,30 @@ class Keras3:
         unused = [k.path for k, _ in pruned if id(k.variable) not in scope.read]
         return outputs, scope.losses, unused if prove else []
 
+    @classmethod
+    def clone_model(cls, model: Any, clone_function: Any) -> Any:
+        """Returns the same graph over the layers that `clone_function` gives."""
+
+        def fresh_input(tensor: Any) -> Any:
+            layer, _ = cls.producer(tensor)
+            return type(layer).from_config(layer.get_config()).output
+
+        options = {}
+        if not isinstance(model, keras.Sequential):
+            # Keras would give inputs without a name of their own another name.
+            options["input_tensors"] = keras.tree.map_structure(
+                fresh_input, model.input
+            )
+        # Keras would compile the clone from a config, which fails for a loss of one's
+        # own; the clone needs a fresh optimizer anyway.
+        compiled, model.compiled = model.compiled, False
+        try:
+            return keras.models.clone_model(
+                model, clone_function=clone_function, **options
+            )
+        finally:
+            model.compiled = compiled
+
     @staticmethod
     def producer(tensor: Any) -> tuple[Any, list[Any]]:
         """Returns the layer that made a symbolic tensor, and that layer's inputs."""
@@ -214,6 +238,10 @@ class TFKeras:
                 if used is None or (not eager and not used):
                     unused.append(kernel.path)
         return outputs, [], unused
+
+    def clone_model(self, model: Any, clone_function: Any) -> Any:
+        """Returns the same graph over the layers that `clone_function` gives."""
+        return self.module.models.clone_model(model, clone_function=clone_function)
 
     @staticmethod
     def producer(tensor: Any) -> tuple[Any, list[Any]]:

@@ -223,23 +223,21 @@ def _rebuild(
     """Returns the same model over other layers, nested models rebuilt only if needed."""
     made: dict[int, Any] = {}
 
-    def clone(layer: Any) -> Any:
+    def leaf(layer: Any) -> Any:
         if id(layer) not in made:
-            if is_graph(layer):
-                inner = [replace(x) is not x for _, x in walk(layer)]
-                made[id(layer)] = rebuild(layer) if any(inner) else replace(layer)
-            else:
-                made[id(layer)] = replace(layer)
+            made[id(layer)] = replace(layer)
+        return made[id(layer)]
+
+    def clone(layer: Any) -> Any:
+        if not is_graph(layer):
+            return leaf(layer)
+        if id(layer) not in made:
+            changed = [leaf(x) is not x for _, x in walk(layer)]
+            made[id(layer)] = rebuild(layer) if any(changed) else layer
         return made[id(layer)]
 
     def rebuild(model: Any) -> Any:
-        # Keras 3 would compile the clone from a config, which fails for a loss of
-        # one's own; a pruned model needs a fresh optimizer anyway.
-        compiled, model.compiled = getattr(model, "compiled", False), False
-        try:
-            copy = api.module.models.clone_model(model, clone_function=clone)
-        finally:
-            model.compiled = compiled
+        copy = api.clone_model(model, clone)
         if type(copy) is not type(model):
             raise ValueError(
                 f"Model '{model.name}' is a {type(model).__name__}; rebuilding it "
@@ -393,6 +391,8 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     pairs: list[tuple[Any, Any]] = []
 
     def fresh(layer: Any) -> Any:
+        if keras_api.of(layer) is None:
+            return layer  # An operation of Keras 3, such as `x + y`: it has no state.
         source = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
         copy = type(source).from_config(source.get_config())
         pairs.append((source, copy))

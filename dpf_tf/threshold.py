@@ -364,17 +364,21 @@ def keep_largest_xla(
             f"in all. Received: {list(map(str, shapes))}"
         )
     keep = tf.cast(keep, tf.int32)
-    ranked, nans = [], []
+    bits, nans, keys = [], [], []
     for i, kernel in enumerate(kernels):
         if scales is not None:
             kernel *= tf.cast(scales[i], tf.float32)
-        bits = tf.bitcast(tf.reshape(kernel, [-1]), tf.int32) & _TOP
-        nans.append(_count(bits > _INFINITY))
-        # Each kernel's (first) largest weight is ranked above all others.
-        index = tf.range(sizes[i])
-        largest = tf.where(bits == tf.reduce_max(bits), index, sizes[i])
-        ranked.append(tf.where(index == tf.reduce_min(largest), _TOP, bits))
-    ranked = tf.concat(ranked, 0)
+        bits.append(tf.bitcast(tf.reshape(kernel, [-1]), tf.int32) & _TOP)
+        nans.append(_count(bits[i] > _INFINITY))
+        # The first of the largest, by one reduction: argmax promises no order of ties.
+        index = tf.range(sizes[i], dtype=tf.int64)
+        keys.append(tf.reduce_max(tf.cast(bits[i], tf.int64) * 2**31 - index))
+    first = tf.cast(-tf.stack(keys) % 2**31, tf.int32)
+    first += np.cumsum([0, *sizes[:-1]], dtype=np.int32)
+    # Ranked above all others, each kernel's largest weight is sure to stay.
+    ranked = tf.tensor_scatter_nd_update(
+        tf.concat(bits, 0), first[:, tf.newaxis], tf.fill([len(sizes)], _TOP)
+    )
 
     def try_bit(bit: tf.Tensor, smallest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         trial = smallest | bit
