@@ -249,9 +249,7 @@ def _pattern(key: Any) -> str:
     try:
         re.compile(key)
     except re.error as error:
-        raise ValueError(
-            f"The pattern {key!r} is not a regular expression: {error}."
-        ) from error
+        raise ValueError(f"{key!r} is not a regular expression: {error}.") from error
     return key
 
 

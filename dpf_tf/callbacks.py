@@ -58,7 +58,7 @@ class PruningCallback:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         cls = _concrete(cls, _bases())
-        return super(PruningCallback, cls).__new__(cls)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -142,7 +142,8 @@ class PruningCallback:
         self.model.train_function = None
 
     def _iterations(self) -> int:
-        return int(self.model.optimizer.iterations)
+        read = keras_api.of(self.model).dense  # Under a strategy, `int` fails alone.
+        return int(read(self.model.optimizer.iterations))
 
     def _begin(self) -> None:
         """Looks at the training that lies ahead, at its first batch.
@@ -222,7 +223,7 @@ class PruningCallback:
             schedule = settings.schedule
             target = schedule.final_sparsity
             update = schedule.last_update(int(last))
-            if update is None or update < self._start and self._updater.sparsity == 0:
+            if update is None or (update < self._start and self._updater.sparsity == 0):
                 warnings.warn(
                     f"No mask is due in this training (steps {self._start} to "
                     f"{total - 1}, masks may change up to step {last}): the schedule "
@@ -280,18 +281,17 @@ def _refuse_what_keras_cannot(model: Any) -> None:
             "Masks cannot be updated between the steps of ParameterServerStrategy: its "
             "steps have no common order. Use MultiWorkerMirroredStrategy."
         )
-    if replicas > 1 and model.jit_compile and not tf.config.list_physical_devices("GPU"):
+    if (
+        replicas > 1
+        and model.jit_compile
+        and not tf.config.list_physical_devices("GPU")
+    ):
         raise ValueError(
             f"Keras fails to compile a training step with XLA under {kind} on CPUs. "
             "Compile the model with `jit_compile=False`."
         )
     if keras_api.of(model) is not keras_api.KERAS3:
         return
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "Keras 3 cannot train under MultiWorkerMirroredStrategy (keras-team/keras "
-            "issue 20585). Build the model with tf_keras, which can."
-        )
     if replicas > 1 and keras_api.steps_per_execution(model) > 1:
         raise ValueError(
             f"Keras 3 fails with steps_per_execution > 1 under {kind}. Use "

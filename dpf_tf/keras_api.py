@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -35,6 +35,9 @@ class Kernel(NamedTuple):
     kind: str
 
 
+Pruned = Sequence[tuple[Kernel, tf.Tensor]]
+
+
 class _PrunedScope(keras.StatelessScope):
     """Inside it, a kernel's value is the pruned one; all other state is as outside.
 
@@ -43,14 +46,19 @@ class _PrunedScope(keras.StatelessScope):
     norm's statistics, seeds): a scope of Keras's own would collect them.
     """
 
-    def __init__(self, values: Sequence[tuple[Any, tf.Tensor]]):
+    def __init__(self, pruned: Pruned, prove: bool) -> None:
+        values = [(kernel.variable, value) for kernel, value in pruned]
         super().__init__(values, collect_losses=True, initialize_variables=False)
-        self._kernels = {id(variable) for variable, _ in values}
-        self.read: set[int] = set()
+        self._paths = {id(kernel.variable): kernel.path for kernel, _ in pruned}
+        self._unread = dict(self._paths) if prove else {}
+
+    def unused(self, outputs: Any) -> list[str]:
+        """Returns the paths of kernels that were not read inside the scope."""
+        return list(self._unread.values())
 
     def get_current_value(self, variable: Any) -> tf.Tensor | None:
-        if id(variable) in self._kernels:
-            self.read.add(id(variable))
+        if id(variable) in self._paths:
+            self._unread.pop(id(variable), None)
             return super().get_current_value(variable)
         if self.original_scope is not None:
             return self.original_scope.get_current_value(variable)
@@ -58,7 +66,7 @@ class _PrunedScope(keras.StatelessScope):
 
     def add_update(self, update: tuple[Any, tf.Tensor]) -> None:
         variable, value = update
-        if id(variable) in self._kernels:
+        if id(variable) in self._paths:
             raise ValueError(
                 f"The layer assigns to its kernel '{variable.path}' in `call`. That "
                 "would write the pruned kernel over the dense one, and pruned weights "
@@ -69,6 +77,58 @@ class _PrunedScope(keras.StatelessScope):
             variable.assign(value)
         finally:
             self.__enter__()
+
+
+class _SwappedAttributes:
+    """Inside it, the attributes that hold the kernels hold the pruned ones.
+
+    tf_keras has no scope for variables, so the owner's attribute is exchanged, below
+    the level at which Keras tracks attributes.
+    """
+
+    losses: Sequence[tf.Tensor] = ()  # tf_keras keeps them with the layer.
+
+    def __init__(self, pruned: Pruned, prove: bool) -> None:
+        self._pruned = [
+            (kernel, tf.cast(value, kernel.owner.compute_dtype))
+            if hasattr(kernel.variable, "true_dtype")
+            else (kernel, value)
+            for kernel, value in pruned
+        ]
+        self._prove = prove
+        self._tape = (
+            tf.GradientTape(persistent=True)
+            if prove and tf.executing_eagerly()
+            else None
+        )
+
+    def __enter__(self) -> _SwappedAttributes:
+        if self._tape is not None:
+            self._tape.__enter__()
+            self._tape.watch([value for _, value in self._pruned])
+        for kernel, value in self._pruned:
+            kernel.owner.__dict__[kernel.attribute] = value
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for kernel, _ in self._pruned:
+            kernel.owner.__dict__[kernel.attribute] = kernel.variable
+        if self._tape is not None:
+            self._tape.__exit__(*exception)
+
+    def unused(self, outputs: Any) -> list[str]:
+        """Returns the paths of kernels that the outputs do not depend on."""
+        return [
+            kernel.path
+            for kernel, value in self._pruned
+            if self._prove and not self._is_used(value, outputs)
+        ]
+
+    def _is_used(self, value: tf.Tensor, outputs: Any) -> bool:
+        if self._tape is None:
+            return bool(value.consumers())
+        results = [t for t in tf.nest.flatten(outputs) if tf.is_tensor(t)]
+        return self._tape.gradient(results, value) is not None
 
 
 class Keras3:
@@ -82,9 +142,19 @@ class Keras3:
         return {"aggregation": "only_first_replica", "autocast": False, "dtype": "bool"}
 
     @staticmethod
-    def dense(variable: Any) -> tf.Tensor:
+    def _stored(variable: Any) -> Any:
+        return variable.value
+
+    @classmethod
+    def dense(cls, variable: Any) -> tf.Tensor:
         """Returns the dense kernel in its own dtype, watched by gradient tapes."""
-        return tf.convert_to_tensor(variable.value)
+        return tf.convert_to_tensor(cls._stored(variable))
+
+    @classmethod
+    def in_scope(cls, variable: Any) -> bool:
+        """Tells whether a variable was made under the strategy that is in force."""
+        extended = tf.distribute.get_strategy().extended
+        return extended.variable_created_in_scope(cls._stored(variable))
 
     @staticmethod
     def dtype(variable: Any) -> str:
@@ -97,31 +167,18 @@ class Keras3:
         return False  # Keras 3 asks `compute_output_spec` then.
 
     @staticmethod
-    def call_pruned(
-        layer: Any,
-        pruned: Sequence[tuple[Kernel, tf.Tensor]],
-        prove: bool,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> tuple[Any, list[tf.Tensor], list[str]]:
-        """Calls a layer that sees pruned kernels in place of its dense ones.
+    def substituted(pruned: Pruned, prove: bool) -> _PrunedScope:
+        """Returns a context in which a layer sees pruned kernels for its dense ones.
 
         Args:
-            layer: the wrapped layer.
-            pruned: its kernels and their pruned values.
-            prove: find out which kernels the layer has not used.
-            args: positional arguments of the call.
-            kwargs: keyword arguments of the call.
+            pruned: kernels and their pruned values.
+            prove: whether `unused` is asked for after the call.
 
         Returns:
-            The outputs, the losses that the layer added, and the paths of kernels that
-            the call has not used (empty unless `prove`).
+            A context manager with `losses`, which the layer has added inside it, and
+            `unused(outputs)`: paths of kernels that had no part in the outputs.
         """
-        scope = _PrunedScope([(kernel.variable, value) for kernel, value in pruned])
-        with scope:
-            outputs = layer(*args, **kwargs)
-        unused = [k.path for k, _ in pruned if id(k.variable) not in scope.read]
-        return outputs, scope.losses, unused if prove else []
+        return _PrunedScope(pruned, prove)
 
     @classmethod
     def clone_model(cls, model: Any, clone_function: Any) -> Any:
@@ -186,14 +243,15 @@ class TFKeras:
         return tf.convert_to_tensor(cls._stored(variable))
 
     @classmethod
+    def in_scope(cls, variable: Any) -> bool:
+        """Tells whether a variable was made under the strategy that is in force."""
+        extended = tf.distribute.get_strategy().extended
+        return extended.variable_created_in_scope(cls._stored(variable))
+
+    @classmethod
     def dtype(cls, variable: Any) -> str:
         """Returns the dtype in which a variable is stored."""
         return cls._stored(variable).dtype.base_dtype.name
-
-    @staticmethod
-    def in_construction() -> bool:
-        """Tells whether a functional model is being made, not run."""
-        return False  # Keras 3 asks `compute_output_spec` then.
 
     @staticmethod
     def in_construction() -> bool:
@@ -202,42 +260,9 @@ class TFKeras:
         return getattr(graph, "name", None) == "keras_graph"
 
     @staticmethod
-    def call_pruned(
-        layer: Any,
-        pruned: Sequence[tuple[Kernel, tf.Tensor]],
-        prove: bool,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> tuple[Any, list[tf.Tensor], list[str]]:
-        """Calls a layer that sees pruned kernels in place of its dense ones.
-
-        See `Keras3.call_pruned`. tf_keras has no scope for variables, so the owner's
-        attribute is exchanged for the length of the call, under Keras's tracking.
-        """
-        swaps = []
-        for kernel, value in pruned:
-            if hasattr(kernel.variable, "true_dtype"):
-                value = tf.cast(value, kernel.owner.compute_dtype)
-            swaps.append((kernel, value))
-        eager = prove and tf.executing_eagerly()
-        with tf.GradientTape(persistent=True) if eager else _NoTape() as tape:
-            for _, value in swaps:
-                tape.watch(value)
-            try:
-                for kernel, value in swaps:
-                    kernel.owner.__dict__[kernel.attribute] = value
-                outputs = layer(*args, **kwargs)
-            finally:
-                for kernel, _ in swaps:
-                    kernel.owner.__dict__[kernel.attribute] = kernel.variable
-        unused = []
-        if prove:
-            results = [t for t in tf.nest.flatten(outputs) if tf.is_tensor(t)]
-            for kernel, value in swaps:
-                used = tape.gradient(results, value) if eager else value.consumers()
-                if used is None or (not eager and not used):
-                    unused.append(kernel.path)
-        return outputs, [], unused
+    def substituted(pruned: Pruned, prove: bool) -> _SwappedAttributes:
+        """Returns a context with pruned kernels; see `Keras3.substituted`."""
+        return _SwappedAttributes(pruned, prove)
 
     def clone_model(self, model: Any, clone_function: Any) -> Any:
         """Returns the same graph over the layers that `clone_function` gives."""
@@ -249,19 +274,6 @@ class TFKeras:
         history = tensor._keras_history
         node = history.layer._inbound_nodes[history.node_index]
         return history.layer, list(node.keras_inputs)
-
-
-class _NoTape:
-    """Stands where no gradient tape is wanted."""
-
-    def __enter__(self) -> _NoTape:
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        pass
-
-    def watch(self, tensor: tf.Tensor) -> None:
-        pass
 
 
 KERAS3 = Keras3()
@@ -297,7 +309,7 @@ def steps_per_execution(model: Any) -> int:
             "only between executions. Compile the model with a number that divides "
             "the schedule's frequency."
         )
-    return int(steps)
+    return int(tf.convert_to_tensor(steps))  # tf_keras keeps it in a variable.
 
 
 def on_cpu(tensor: Any) -> bool:

@@ -93,6 +93,7 @@ def prune_low_magnitude_dpf(
             "`model` must be a model or layer of Keras 3 or tf_keras, or a list of "
             f"layers. Received: {model!r} (of type {type(model).__name__})"
         )
+    _warn_where_fit_fails(api)
     if is_graph(model):
         return _prune_graph(model, settings, selection, api)
     if isinstance(model, api.module.Model):
@@ -104,6 +105,20 @@ def prune_low_magnitude_dpf(
             "pruned as one pool."
         )
     return _prune_layer(model, settings, selection)
+
+
+def _warn_where_fit_fails(api: Any) -> None:
+    # Keras fails before `fit` asks its callbacks; a loop of one's own works.
+    strategy = tf.distribute.get_strategy()
+    if api is keras_api.KERAS3 and isinstance(
+        strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ):
+        warnings.warn(
+            "`fit` of Keras 3 fails under MultiWorkerMirroredStrategy (keras-team/keras "
+            "issue 20585). Build the model with tf_keras, which can, or train in a "
+            "loop of your own with `dpf_tf.MaskUpdater`.",
+            stacklevel=3,
+        )
 
 
 def _prune_list(layers: Any, settings: Settings, selection: Selection) -> list[Any]:
@@ -154,6 +169,13 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
 
 
 def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any:
+    api = keras_api.of(layer)
+    if not all(api.in_scope(k.variable) for k in chosen if k.variable is not None):
+        raise ValueError(
+            f"Layer '{layer.name}' was built in another scope of tf.distribute than it "
+            "is pruned in, and its masks would not live where its kernels do. Build, "
+            "prune and compile the model inside one `with strategy.scope():`."
+        )
     found = list(prunable.kernels(layer))
     usual = [k for k in found if k.kind == "kernel"] or found
     default = [k.path for k in chosen] == [k.path for k in usual]
@@ -176,9 +198,7 @@ def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
     )
 
 
-def _prune_graph(
-    model: Any, settings: Settings, selection: Selection, api: Any
-) -> Any:
+def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any) -> Any:
     outputs = output_layers(model)
     new_layers: dict[int, Any] = {}
     pruned_paths: list[str] = []
@@ -217,9 +237,7 @@ def _prune_graph(
     return _rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
 
 
-def _rebuild(
-    model: Any, replace: Callable[[Any], Any], api: Any, verb: str
-) -> Any:
+def _rebuild(model: Any, replace: Callable[[Any], Any], api: Any, verb: str) -> Any:
     """Returns the same model over other layers, nested models rebuilt only if needed."""
     made: dict[int, Any] = {}
 

@@ -248,7 +248,11 @@ def unknown_kernels(layer: Any) -> list[str]:
         own = _own_weights(layer)
         for weight in layer.trainable_weights:
             # Attention's biases have two axes: the name decides, then the rank.
-            if id(weight) in own and len(weight.shape) > 1 and "bias" not in weight.name:
+            if (
+                id(weight) in own
+                and len(weight.shape) > 1
+                and "bias" not in weight.name
+            ):
                 found.append(weight.name)
     for _, child in sublayers(layer):
         found.extend(unknown_kernels(child))

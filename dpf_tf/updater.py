@@ -119,7 +119,8 @@ class MaskUpdater:
     def recompute(self, step: int) -> MaskUpdate:
         """Recomputes the masks with the sparsity of `step`, due or not."""
         if not tf.executing_eagerly() or (
-            tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+            tf.distribute.has_strategy()
+            and not tf.distribute.in_cross_replica_context()
         ):
             raise RuntimeError(
                 "Masks are updated between training steps: call `update(step)` outside "

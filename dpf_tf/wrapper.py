@@ -47,7 +47,7 @@ class _State:
     frozen: bool
     watched: bool = False  # A MaskUpdater has taken charge of the masks.
     kernels: tuple[Kernel, ...] = ()
-    proved: set[Any] = dataclasses.field(default_factory=set)
+    proved: set[str] = dataclasses.field(default_factory=set)
 
 
 class PruneLowMagnitudeDPF:
@@ -91,6 +91,8 @@ class PruneLowMagnitudeDPF:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
     """
 
+    _api: Any  # The layer's Keras; set by `wrapper_class`.
+
     def __new__(cls, layer: Any = None, *args: Any, **kwargs: Any) -> Any:
         if cls is PruneLowMagnitudeDPF:
             api = keras_api.of(layer)
@@ -101,7 +103,7 @@ class PruneLowMagnitudeDPF:
                 )
             # Python runs __init__ by itself: the class is a subclass of this one.
             cls = wrapper_class(api)
-        return super(PruneLowMagnitudeDPF, cls).__new__(cls, layer, *args, **kwargs)
+        return super().__new__(cls, layer, *args, **kwargs)
 
     def __init__(
         self,
@@ -122,6 +124,8 @@ class PruneLowMagnitudeDPF:
         # The wrapped layer casts its inputs itself.
         super().__init__(layer, autocast=False, **kwargs)  # type: ignore[call-arg]
         self.supports_masking = layer.supports_masking
+        # A model of tf_keras asks this before it resets states.
+        self.stateful = getattr(layer, "stateful", False)
         self._state = _State(
             settings=Settings(
                 schedule=schedules.as_schedule(pruning_schedule),
@@ -142,7 +146,7 @@ class PruneLowMagnitudeDPF:
         self.built = True
 
     def _make_masks(self) -> None:
-        api = keras_api.of(self)
+        api = self._api
         found = [k for k in prunable.kernels(self.layer) if k.variable is not None]
         if self._state.chosen is None:
             usual = [k for k in found if k.kind == "kernel"]
@@ -204,7 +208,7 @@ class PruneLowMagnitudeDPF:
         Composite layers and attention make their kernels only then, and our own
         `build` sees the first input's shape alone.
         """
-        keras = keras_api.of(self).module
+        keras = self._api.module
 
         def symbolic(x: Any) -> Any:
             if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
@@ -216,25 +220,34 @@ class PruneLowMagnitudeDPF:
 
     def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer; gradients of the pruned kernels reach the dense."""
-        api = keras_api.of(self)
-        self._check_watched(training)
-        prove = training not in self._state.proved
-        outputs, losses, unused = api.call_pruned(
-            self.layer, self._pruned(), prove, (inputs, *args), kwargs
-        )
-        for loss in losses:
-            self.add_loss(loss)
-        if prove:
-            self._refuse_unused(unused)
-            self._state.proved.add(training)
+        # tf_keras converts this with autograph, as it would the layer's own `call`: it
+        # must see the layer's call, and no more than that.
+        pruned = self._prune_for_call(training)
+        with pruned:
+            outputs = self.layer(inputs, *args, **kwargs)
+        self._check_call(pruned, outputs, training)
         return outputs
 
     @tf.autograph.experimental.do_not_convert
+    def _prune_for_call(self, training: Any) -> Any:
+        self._check_watched(training)
+        prove = _mode(training) not in self._state.proved
+        return self._api.substituted(self._pruned(), prove)
+
+    @tf.autograph.experimental.do_not_convert
+    def _check_call(self, pruned: Any, outputs: Any, training: Any) -> None:
+        for loss in pruned.losses:
+            self.add_loss(loss)
+        self._refuse_unused(pruned.unused(outputs))
+        self._state.proved.add(_mode(training))
+
     def _pruned(self) -> list[tuple[Kernel, tf.Tensor]]:
-        api = keras_api.of(self)
+        dense = self._api.dense
         return [
-            (kernel, feedback(api.dense(kernel.variable), tf.convert_to_tensor(mask)))
-            for kernel, mask in zip(self._state.kernels, self.masks.values(), strict=True)
+            (kernel, feedback(dense(kernel.variable), tf.convert_to_tensor(mask)))
+            for kernel, mask in zip(
+                self._state.kernels, self.masks.values(), strict=True
+            )
         ]
 
     def _refuse_unused(self, unused: list[str]) -> None:
@@ -251,7 +264,7 @@ class PruneLowMagnitudeDPF:
             return
         if training is not True and not isinstance(training, int | np.bool_):
             return  # Not known here: None, or a tensor.
-        if not training or keras_api.of(self).in_construction():
+        if not training or self._api.in_construction():
             return
         raise RuntimeError(
             f"The pruned layer '{self.name}' is called in training, but nothing updates "
@@ -318,7 +331,7 @@ class PruneLowMagnitudeDPF:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal wrapper, for saving."""
-        keras = keras_api.of(self).module
+        keras = self._api.module
         config = super().get_config()  # type: ignore[misc]
         config.update(
             pruning_schedule=schedules.serialize(self.settings.schedule, keras),
@@ -333,9 +346,8 @@ class PruneLowMagnitudeDPF:
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Makes a wrapper from `get_config`'s dictionary."""
         config = dict(config)
-        api = next(a for a in keras_api.loaded() if issubclass(cls, wrapper_class(a)))
         config["pruning_schedule"] = schedules.deserialize(
-            config["pruning_schedule"], api.module, custom_objects
+            config["pruning_schedule"], cls._api.module, custom_objects
         )
         return super().from_config(  # type: ignore[misc]
             config, custom_objects=custom_objects
@@ -346,6 +358,11 @@ class PruneLowMagnitudeDPF:
         if name.startswith("_") or name == "layer":
             raise AttributeError(name)
         return getattr(self.layer, name)
+
+
+def _mode(training: Any) -> str:
+    """Returns the kind of a call; a layer may use other kernels in training."""
+    return "symbolic" if tf.is_tensor(training) else str(bool(training))
 
 
 def _mask_name(path: str) -> str:
@@ -366,7 +383,11 @@ def wrapper_class(api: Any) -> type:
     """Returns the concrete wrapper class of a Keras, registered for its loading."""
     keras = api.module
     name = PruneLowMagnitudeDPF.__name__
-    body = {"__doc__": PruneLowMagnitudeDPF.__doc__, "__module__": __name__}
+    body = {
+        "__doc__": PruneLowMagnitudeDPF.__doc__,
+        "__module__": __name__,
+        "_api": api,
+    }
     concrete = type(name, (PruneLowMagnitudeDPF, keras.layers.Wrapper), body)
     return keras.saving.register_keras_serializable(package="dpf_tf")(concrete)
 

@@ -125,9 +125,7 @@ def test_tensorboard_sees_the_sparsity_of_every_epoch(keras, tmp_path):
             for value in event.summary.value:
                 if "sparsity" in value.tag:
                     seen[event.step] = float(tf.make_ndarray(value.tensor))
-    np.testing.assert_allclose(
-        [seen[0], seen[1]], history["sparsity"], rtol=1e-6
-    )
+    np.testing.assert_allclose([seen[0], seen[1]], history["sparsity"], rtol=1e-6)
 
 
 def test_mask_flips_are_the_entries_that_the_last_update_changed(keras):

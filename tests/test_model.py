@@ -19,7 +19,11 @@ def dense(keras, units=4, **options):
 def functional(keras):
     """Two inputs, a shared layer, a nested model with a nested model, two outputs."""
     inner = keras.Sequential(
-        [keras.Input((6,)), dense(keras, 6, name="first"), dense(keras, 5, name="last")],
+        [
+            keras.Input((6,)),
+            dense(keras, 6, name="first"),
+            dense(keras, 5, name="last"),
+        ],
         name="inner",
     )
     x = keras.Input((6,), name="x")
@@ -89,7 +93,9 @@ def test_stripping_gives_equal_outputs_and_its_own_variables(keras):
 
 def test_a_compiled_model_with_a_loss_of_one_s_own_is_wrapped_uncompiled(keras):
     model = functional(keras)
-    model.compile("sgd", {"logits": lambda y, p: keras.losses.mse(y, p), "value": "mse"})
+    model.compile(
+        "sgd", {"logits": lambda y, p: keras.losses.mse(y, p), "value": "mse"}
+    )
     assert model.compiled if hasattr(model, "compiled") else True
     pruned = dpf_tf.prune_low_magnitude_dpf(model, HALF)
     with pytest.raises(Exception, match="(?i)compile"):
@@ -130,7 +136,9 @@ def test_by_default_depthwise_kernels_embeddings_and_outputs_stay_dense(keras):
         "lstm/cell/kernel",
         "lstm/cell/recurrent_kernel",
     ]
-    skipped = {s["path"]: s["reason"] for s in dpf_tf.sparsity_report(pruned)["skipped"]}
+    skipped = {
+        s["path"]: s["reason"] for s in dpf_tf.sparsity_report(pruned)["skipped"]
+    }
     assert set(skipped.values()) == {
         "embedding", "depthwise", "makes the model's output",
     }  # fmt: skip
@@ -197,8 +205,11 @@ def unknown_layer(keras):
             self.form = self.add_weight(name="form", shape=(shape[-1], shape[-1]))
 
         def call(self, x):
-            return x + (x @ keras.backend.convert_to_tensor(self.form)
-                        if hasattr(keras.backend, "convert_to_tensor") else x @ self.form)
+            return x + (
+                x @ keras.backend.convert_to_tensor(self.form)
+                if hasattr(keras.backend, "convert_to_tensor")
+                else x @ self.form
+            )
 
     return Bilinear(name="bilinear")
 

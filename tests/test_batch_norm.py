@@ -1,0 +1,161 @@
+"""Batch norm's statistics belong to the final masks: settling and recalibration."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+import dpf_tf
+from tests.helpers import assert_bits_equal, values
+
+COMMON = 336  # Steps that all runs share.
+SHORTEST = 448  # The runs end 0 to 15 steps after this one, a step with a mask update.
+
+
+def digits():
+    """Real handwritten digits, split into train and test."""
+    bunch = load_digits()
+    x = (bunch.images / 16).astype("float32")[..., None]
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], bunch.target[order]
+    return (x[:1200], y[:1200]), (x[1200:], y[1200:])
+
+
+def batches(first, count):
+    (x, y), _ = digits()
+    chosen = np.random.default_rng(1).integers(0, len(x), (SHORTEST + 16, 64))
+    chosen = chosen[first : first + count]
+    return tf.data.Dataset.from_tensor_slices((x[chosen], y[chosen]))
+
+
+def net(keras):
+    layers, body = keras.layers, []
+    for filters, strides in ((16, 1), (32, 2), (32, 1)):
+        body += [
+            layers.Conv2D(filters, 3, strides, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+        ]
+    head = [layers.GlobalAveragePooling2D(), layers.Dropout(0.1), layers.Dense(10)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *body, *head])
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.95, end_step=300)
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, schedule)
+    pruned.compile(
+        keras.optimizers.SGD(0.3, momentum=0.9, nesterov=True),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return pruned
+
+
+def train(model, first, count, settle, *callbacks):
+    pruning = dpf_tf.PruningCallback(settle=settle)
+    model.fit(batches(first, count), verbose=0, callbacks=[pruning, *callbacks])
+
+
+def accuracy(model):
+    x, y = digits()[1]
+    return float((np.argmax(model(x, training=False), -1) == y).mean())
+
+
+def state_of(model):
+    optimizer = model.optimizer.variables
+    optimizer = optimizer() if callable(optimizer) else optimizer
+    return [(v, v.numpy()) for v in [*model.variables, *optimizer]]
+
+
+def test_accuracy_after_fit_is_independent_of_the_last_update_once_masks_settle(keras):
+    model = net(keras)
+    train(model, 0, COMMON, settle=0)
+    state = state_of(model)
+
+    # Without settling the masks do not depend on the announced length: the accuracy
+    # after step SHORTEST + k is that right after a fit of so many steps.
+    unsettled = []
+
+    class Accuracy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if COMMON + batch >= SHORTEST:
+                unsettled.append(accuracy(self.model))
+
+    train(model, COMMON, SHORTEST + 16 - COMMON, 0, Accuracy())
+    settled = []
+    for extra in range(16):
+        for variable, value in state:
+            variable.assign(value)
+        train(model, COMMON, SHORTEST + 1 + extra - COMMON, 0.1)
+        settled.append(accuracy(model))
+
+    print(f"right after fit, 0..15 steps later: {np.round(unsettled, 3)}")
+    print(f"with the masks settled:             {np.round(settled, 3)}")
+    assert len(unsettled) == 16
+    assert np.ptp(unsettled) > 0.04, "nothing is lost without settling: no test"
+    assert np.ptp(settled) < 0.5 * np.ptp(unsettled)
+    assert min(settled) > min(unsettled) + 0.03
+
+
+def test_recalibration_gives_back_what_the_last_mask_update_took(keras):
+    model = net(keras)
+    train(model, 0, SHORTEST + 1, settle=0)  # The last step has made new masks.
+    before = accuracy(model)
+    dpf_tf.recalibrate_batch_norm(model, batches(0, 20))
+    assert accuracy(model) > before + 0.02
+
+
+def test_recalibration_changes_the_statistics_and_nothing_else(keras):
+    model = net(keras)
+    train(model, 0, 32, settle=0)
+    statistics = {
+        id(v)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for v in (layer.moving_mean, layer.moving_variance)
+    }
+    changed = [v for v in model.variables if id(v) in statistics]
+    others = [v for v, _ in state_of(model) if id(v) not in statistics]
+    before = values(changed), values(others)
+    dpf_tf.recalibrate_batch_norm(model, batches(0, 4))
+    assert_bits_equal(values(others), before[1])
+    for old, new in zip(before[0], values(changed), strict=True):
+        assert (old != new).any()
+    assert all(
+        layer.momentum == 0.9
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+
+
+def test_recalibrated_statistics_are_the_averages_over_the_batches(keras):
+    layer = keras.layers.BatchNormalization(momentum=0.9)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    data = np.random.default_rng(0).normal(3, 2, (5, 16, 3)).astype("float32")
+    dpf_tf.recalibrate_batch_norm(model, tf.data.Dataset.from_tensor_slices(data))
+    np.testing.assert_allclose(layer.moving_mean, data.mean(1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, data.var(1).mean(0), rtol=1e-4)
+
+
+def test_the_callback_recalibrates_before_each_validation(keras):
+    losses = []
+    for data in (None, batches(0, 20)):
+        keras.utils.set_random_seed(0)
+        model = net(keras)
+        pruning = dpf_tf.PruningCallback(
+            settle=0, recalibrate_data=data, recalibrate_steps=20
+        )
+        history = model.fit(
+            batches(0, SHORTEST + 1),
+            verbose=0,
+            callbacks=[pruning],
+            validation_data=digits()[1],
+        )
+        losses.append(history.history["val_loss"][0])
+    assert losses[1] < losses[0]
+
+
+def test_what_cannot_be_recalibrated_is_refused(keras):
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="no trainable batch normalization"):
+        dpf_tf.recalibrate_batch_norm(plain, [np.ones((2, 3))])
+    with pytest.raises(ValueError, match="no batch"):
+        dpf_tf.recalibrate_batch_norm(net(keras), [])
+    with pytest.raises(TypeError, match="of type str"):
+        dpf_tf.recalibrate_batch_norm("model", [])

@@ -1,0 +1,76 @@
+import pathlib
+import re
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    """The arguments with which setup.py calls setup()."""
+    setuptools = pytest.importorskip("setuptools")
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", seen.update)
+        patch.chdir(ROOT)
+        runpy.run_path(str(ROOT / "setup.py"))
+    return seen
+
+
+def lower_bounds(requirements):
+    return dict(
+        re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for line in requirements
+    )
+
+
+def release(version):
+    """1.26 and 1.26.0 are one version."""
+    return re.sub(r"(\.0)+$", "", version)
+
+
+def test_oldest_constraints_are_the_lower_bounds(metadata):
+    lines = (ROOT / "constraints" / "oldest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    required = metadata["install_requires"] + metadata["extras_require"]["demo"]
+    bounds = lower_bounds(required)
+    assert {name: release(pin) for name, pin in pins.items()} == {
+        name: release(bound) for name, bound in bounds.items()
+    }
+
+
+def test_every_requirement_has_a_lower_bound(metadata):
+    for extra in metadata["extras_require"].values():
+        assert len(lower_bounds(extra)) == len(extra)
+
+
+def test_every_imported_package_is_required(metadata):
+    extras = metadata["extras_require"].values()
+    required = {
+        name.lower().replace("-", "_")
+        for lines in (metadata["install_requires"], *extras)
+        for name in lower_bounds(lines)
+    }
+    # The third-party labels in BUILD are the imports, see test_build_file.py.
+    labels = re.findall(r"@pypi//(\w+)", (ROOT / "BUILD").read_text())
+    assert not set(labels) - required
+
+
+def test_version_is_read_without_importing_the_package(metadata):
+    version = {}
+    exec((ROOT / "dpf_tf" / "version.py").read_text(), version)
+    assert metadata["version"] == version["__version__"]
+
+
+def test_changelog_tells_of_the_version(metadata):
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in changelog or f"## [{metadata['version']}]" in changelog
+
+
+def test_python_versions_are_those_of_the_classifiers(metadata):
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(metadata["classifiers"]))
+    assert metadata["python_requires"] == f">={versions[0]}"
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    matrix = re.search(r"^ *python: \[(.*)\]$", workflow, re.MULTILINE).group(1)
+    assert re.findall(r'"(.+?)"', matrix) == versions
