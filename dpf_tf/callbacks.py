@@ -56,8 +56,12 @@ class PruningCallback:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
     """
 
+    model: Any  # Both are Keras's.
+    params: Any
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        cls = _concrete(cls, _bases())
+        """Makes an object that every imported Keras takes for its own callback."""
+        cls = _concrete(cls, _bases())  # type: ignore[arg-type]
         return super().__new__(cls)
 
     def __init__(
@@ -113,7 +117,7 @@ class PruningCallback:
         self._bound = self._iterations()
         self._next = min(step, self._bound)
         if self._bound >= step:
-            self._flips = self._updater.recompute(self._bound).flips
+            self._flips = self._updater.recompute(self._bound, since=step).flips
             self._next = self._bound + 1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -142,15 +146,16 @@ class PruningCallback:
         self.model.train_function = None
 
     def _iterations(self) -> int:
-        read = keras_api.of(self.model).dense  # Under a strategy, `int` fails alone.
-        return int(read(self.model.optimizer.iterations))
+        # `int` alone fails in Keras 3 under a strategy.
+        return int(tf.convert_to_tensor(self.model.optimizer.iterations))
 
     def _begin(self) -> None:
         """Looks at the training that lies ahead, at its first batch.
 
-        Not earlier: `BackupAndRestore` may restore the step after our `on_train_begin`.
+        Not earlier: `BackupAndRestore` may restore after our `on_train_begin`.
         """
         step = self._iterations()
+        self._updater.measure()
         self._bound = self._next = self._start = step
         total = self._total_steps(step)
         if total is not None:

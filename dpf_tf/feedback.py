@@ -7,11 +7,13 @@ weight keeps moving and can come back at a later mask update.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 
 @tf.custom_gradient
-def feedback(kernel: tf.Tensor, mask: tf.Tensor):
+def feedback(kernel: tf.Tensor, mask: tf.Tensor) -> Any:
     """Returns the pruned kernel and passes its gradient to the dense one unmasked.
 
     Forward, `where(mask, kernel, 0)`; backward, the identity. With `g` the gradient of
@@ -42,7 +44,7 @@ def feedback(kernel: tf.Tensor, mask: tf.Tensor):
     # `kernel * mask` would turn pruned negative weights into -0.0.
     pruned = tf.where(mask, kernel, tf.zeros([], kernel.dtype))
 
-    def hand_to_dense(upstream):
+    def hand_to_dense(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         # An embedding's gradient arrives as IndexedSlices.
         return tf.convert_to_tensor(upstream), None
 

@@ -7,9 +7,11 @@ the rest of the package needs from either stands here under one name.
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -163,7 +165,7 @@ class Keras3:
 
     @staticmethod
     def in_construction() -> bool:
-        """Tells whether a functional model is being made, not run."""
+        """Tells whether a model is being made or saved, not run."""
         return False  # Keras 3 asks `compute_output_spec` then.
 
     @staticmethod
@@ -218,6 +220,7 @@ class TFKeras:
 
     @property
     def module(self) -> types.ModuleType:
+        """The module `tf_keras`."""
         import tf_keras  # Imported only when an object of it is at hand.
 
         return tf_keras
@@ -255,9 +258,10 @@ class TFKeras:
 
     @staticmethod
     def in_construction() -> bool:
-        """Tells whether a functional model is being made, not run."""
-        graph = tf.compat.v1.get_default_graph()
-        return getattr(graph, "name", None) == "keras_graph"
+        """Tells whether a model is being made or saved, not run."""
+        name = getattr(tf.compat.v1.get_default_graph(), "name", None) or ""
+        # A SavedModel gets a function of every layer's call in training, too.
+        return name == "keras_graph" or "_layer_call_" in name
 
     @staticmethod
     def substituted(pruned: Pruned, prove: bool) -> _SwappedAttributes:
@@ -285,6 +289,43 @@ def loaded() -> Iterator[Keras3 | TFKeras]:
     yield KERAS3
     if "tf_keras" in sys.modules:
         yield TF_KERAS
+
+
+class _AtImport(importlib.abc.MetaPathFinder):
+    """Finds a module as usual, and calls a function once it has been imported."""
+
+    def __init__(self, name: str, function: Callable[[], Any]) -> None:
+        self._name = name
+        self._function = function
+        self._searching = False
+
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name or self._searching:
+            return None
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searching = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                execute(module)
+                self._function()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def when_tf_keras_is_imported(function: Callable[[], Any]) -> None:
+    """Calls a function now, or right after somebody has imported tf_keras."""
+    if "tf_keras" in sys.modules:
+        function()
+    else:
+        sys.meta_path.insert(0, _AtImport("tf_keras", function))
 
 
 def of(obj: Any) -> Keras3 | TFKeras | None:

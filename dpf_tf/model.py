@@ -114,8 +114,8 @@ def _warn_where_fit_fails(api: Any) -> None:
         strategy, tf.distribute.MultiWorkerMirroredStrategy
     ):
         warnings.warn(
-            "`fit` of Keras 3 fails under MultiWorkerMirroredStrategy (keras-team/keras "
-            "issue 20585). Build the model with tf_keras, which can, or train in a "
+            "`fit` of Keras 3 fails under MultiWorkerMirroredStrategy (keras-team/keras"
+            " issue 20585). Build the model with tf_keras, which can, or train in a "
             "loop of your own with `dpf_tf.MaskUpdater`.",
             stacklevel=3,
         )
@@ -160,6 +160,8 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
         for kernel in found
         if selection.takes(f"{layer.name}/{kernel.path}", layer, is_output=False)
     ]
+    # Depthwise kernels and embeddings only where the layer has no others.
+    kept = [kernel for kernel in kept if kernel.kind == "kernel"] or kept
     if found and not kept:
         return layer
     if not found and not prunable.builds_kernels(layer):
@@ -238,7 +240,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
 
 
 def _rebuild(model: Any, replace: Callable[[Any], Any], api: Any, verb: str) -> Any:
-    """Returns the same model over other layers, nested models rebuilt only if needed."""
+    """Returns the same model over other layers; nested ones are kept if unchanged."""
     made: dict[int, Any] = {}
 
     def leaf(layer: Any) -> Any:
@@ -452,4 +454,4 @@ def _copy_variables(
             f"Expected: {described[0]}. Found: {described[1]}"
         )
     for old, new in zip(source, target, strict=True):
-        new.assign(masked[id(old)] if id(old) in masked else old)
+        new.assign(masked.get(id(old), old))

@@ -83,9 +83,9 @@ class PrunableLayer(Protocol):
 
 def _known_class(layer: Any, names: Any) -> str | None:
     for cls in type(layer).__mro__:
-        if cls.__module__.split(".")[0] in ("keras", "tf_keras"):
-            if cls.__name__ in names:
-                return cls.__name__
+        built_in = cls.__module__.split(".")[0] in ("keras", "tf_keras")
+        if built_in and cls.__name__ in names:
+            return cls.__name__
     return None
 
 
@@ -124,6 +124,9 @@ def sublayers(layer: Any) -> Iterator[tuple[str, Any]]:
         key=lambda item: item[0].startswith(("_layers", "_self_", "_obj_")),
     )
     seen = {id(layer)}
+    if _known_class(layer, {"Bidirectional"}):
+        # In tf_keras, the layer from which both directions are copied. Never called.
+        seen.add(id(vars(layer).get("layer")))
     for attribute, value in attributes:
         for name, item in _items(value, attribute.lstrip("_")):
             if isinstance(item, api.module.layers.Layer) and id(item) not in seen:
@@ -242,7 +245,8 @@ def unknown_kernels(layer: Any) -> list[str]:
     ):
         return []
     if _known_class(layer, _OPAQUE):
-        return [w.name for w in layer.trainable_weights if len(w.shape) > 1]
+        names = [w.name for w in layer.trainable_weights if len(w.shape) > 1]
+        return names if layer.built else ["kernel"]
     found = []
     if not _attributes(layer):
         own = _own_weights(layer)

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 import operator
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 __all__ = ["ConstantSparsity", "PolynomialDecay", "as_schedule"]
 
 # Lin et al. reach the final sparsity at the second learning-rate decay, epoch 225 of
 # 300, and go on recomputing masks until training ends.
 RAMP_SHARE = 0.75
+REAL = (int, float, np.integer, np.floating)
 
 Schedule = Callable[[int], tuple[bool, float]]
 
 
 def _sparsity(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, REAL):
         raise TypeError(
             f"`{name}` must be a number in [0, 1), the share of zeros. "
             f"Received: {name}={value!r} (of type {type(value).__name__})"
@@ -93,7 +95,7 @@ class PolynomialDecay:
         >>> from dpf_tf import PolynomialDecay
         >>> schedule = PolynomialDecay(final_sparsity=0.9, end_step=1600)
         >>> schedule(0), schedule(800), schedule(808), schedule(1600)
-        ((True, 0.0), (True, 0.7875), (False, 0.7907885999999999), (True, 0.9))
+        ((True, 0.0), (True, 0.7875), (False, 0.7908413625), (True, 0.9))
 
     References:
         Zhu & Gupta, "To prune, or not to prune", 2017, section 3;
@@ -114,7 +116,7 @@ class PolynomialDecay:
             put(self, name, _sparsity(name, getattr(self, name)))
         put(self, "begin_step", _step("begin_step", self.begin_step))
         put(self, "frequency", _step("frequency", self.frequency, least=1))
-        if isinstance(self.power, bool) or not isinstance(self.power, numbers.Real):
+        if isinstance(self.power, bool) or not isinstance(self.power, REAL):
             raise TypeError(f"`power` must be a number. Received: {self.power!r}")
         if not (self.power > 0 and math.isfinite(self.power)):
             raise ValueError(f"`power` must be positive. Received: {self.power!r}")
@@ -318,7 +320,7 @@ def as_schedule(value: Any) -> Any:
     """
     if isinstance(value, PolynomialDecay | ConstantSparsity | _Foreign):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if isinstance(value, REAL) and not isinstance(value, bool):
         return PolynomialDecay(final_sparsity=value)
     if not isinstance(value, type) and callable(value):
         return _from_tfmot(value) or _Foreign(value)

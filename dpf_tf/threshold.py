@@ -31,7 +31,7 @@ _INFINITY = 0x7F800000  # Larger bits are NaN.
 _CHUNK = 1 << 17  # Weights handled at once, few enough for a core's cache.
 _SAMPLE = 1 << 17
 _THREADS = min(os.cpu_count() or 1, 4)
-_ALIGN = 64  # Bytes. TensorFlow takes an array so aligned without a copy.
+_ALIGN = 64  # Bytes: what TensorFlow asks of memory that it shares.
 
 
 class _Part(NamedTuple):
@@ -73,7 +73,8 @@ def keep_largest(
     Returns:
         A bool array of the same shape per kernel, with `keep` entries True in all. The
         larger magnitude is kept; of equals that of the earlier kernel, or the earlier
-        in C order. Each kernel keeps at least its (first) largest weight.
+        in C order. Each kernel keeps at least its (first) largest weight. The arrays
+        share one buffer and are aligned for TensorFlow to take them without a copy.
 
     Raises:
         TypeError: if a kernel is not float32, or `keep` is no integer.
@@ -236,11 +237,12 @@ def _bracket(parts: list[_Part], keep: int) -> tuple[int, int]:
     # Three standard deviations of the sampled rank to either side.
     spread = 3 * (sample.size * share * (1 - share)) ** 0.5 + 1
     ranks = sample.size * share + np.array([-spread, spread])
-    first, last = np.clip(ranks, 0, sample.size - 1).astype(int)
-    sample.partition((first, last))
-    low, high = int(sample[first]), int(sample[last])
-    # The ends are left out: each may be a tie of very many weights.
-    return (low, high - 1) if high - low > 1 else (low - 1, low)
+    ends = np.clip(ranks, 0, sample.size - 1).astype(int)
+    sample.partition(ends)
+    low = int(sample[ends[0]]) if ranks[0] > 0 else -1
+    high = int(sample[ends[1]]) if ranks[1] < sample.size else _TOP
+    # The upper end is left out, as the lower is: a tie of very many weights, perhaps.
+    return (low, high - 1) if high - low > 1 else (high - 1, high)
 
 
 def _in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:

@@ -84,8 +84,7 @@ class MaskUpdater:
             layer.set_watched(True)
         if total_steps is not None:
             self.resolve(total_steps)
-        if self._collect():
-            self._sparsity = self._measure()
+        self.measure()
 
     def resolve(self, total_steps: int) -> None:
         """Fills in what schedules leave to the length of the training, once."""
@@ -116,8 +115,8 @@ class MaskUpdater:
             return MaskUpdate(self._sparsity, 0)
         return self.recompute(step)
 
-    def recompute(self, step: int) -> MaskUpdate:
-        """Recomputes the masks with the sparsity of `step`, due or not."""
+    def recompute(self, step: int, since: int | None = None) -> MaskUpdate:
+        """Recomputes, as of `step`, the masks due at a step from `since` up to it."""
         if not tf.executing_eagerly() or (
             tf.distribute.has_strategy()
             and not tf.distribute.in_cross_replica_context()
@@ -127,13 +126,24 @@ class MaskUpdater:
                 "`tf.function` and outside `strategy.run`."
             )
         groups = self._collect()
+        steps = range(step if since is None else since, step + 1)
+        due = [
+            group
+            for group in groups
+            if self._missed or any(group.settings.schedule(t)[0] for t in steps)
+        ]
         self._missed = not groups
-        flips = sum(self._update_group(group, step) for group in groups)
+        flips = sum(self._update_group(group, step) for group in due)
         if flips:
             self._last_change = step
-        if groups:
-            self._sparsity = self._measure()
+        self.measure()
         return MaskUpdate(self._sparsity, flips)
+
+    def measure(self) -> None:
+        """Counts the masks anew: weights may have been loaded, masks with them."""
+        masks = [m for layer in self.layers for m in layer.masks.values()]
+        kept, total = _count(masks)
+        self._sparsity = 1.0 - kept / total if total else 0.0
 
     @property
     def sparsity(self) -> float:
@@ -235,11 +245,6 @@ class MaskUpdater:
             sparsity,
             group.settings.schedule.final_sparsity,
         )
-
-    def _measure(self) -> float:
-        masks = [m for layer in self.layers for m in layer.masks.values()]
-        kept, total = _count(masks)
-        return 1.0 - kept / total if total else 0.0
 
 
 def _largest(

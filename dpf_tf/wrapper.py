@@ -1,4 +1,4 @@
-"""`PruneLowMagnitudeDPF`: a layer that keeps dense kernels and computes with pruned ones.
+"""`PruneLowMagnitudeDPF`: keeps dense kernels, computes with pruned ones.
 
     dense kernel --(feedback: where(mask, kernel, 0))--> wrapped layer --> outputs
          ^                                                    |
@@ -46,6 +46,7 @@ class _State:
     chosen: tuple[str, ...] | None
     frozen: bool
     watched: bool = False  # A MaskUpdater has taken charge of the masks.
+    called: bool = False  # The layer was called to make its kernels.
     kernels: tuple[Kernel, ...] = ()
     proved: set[str] = dataclasses.field(default_factory=set)
 
@@ -94,6 +95,7 @@ class PruneLowMagnitudeDPF:
     _api: Any  # The layer's Keras; set by `wrapper_class`.
 
     def __new__(cls, layer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Makes a wrapper of the layer's Keras."""
         if cls is PruneLowMagnitudeDPF:
             api = keras_api.of(layer)
             if api is None:
@@ -135,15 +137,33 @@ class PruneLowMagnitudeDPF:
             chosen=None if kernels is None else tuple(kernels),
             frozen=bool(frozen),
         )
-        if layer.built:
+        if self._has_all_kernels():
             self._make_masks()
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the wrapped layer and makes its masks, all `True`."""
         super().build(input_shape)  # type: ignore[misc]
         if not self._state.kernels:
+            if not (self._state.called or self._has_all_kernels()):
+                inputs = self._api.module.Input(batch_shape=tuple(input_shape))
+                self._build_layer((inputs,), {})
             self._make_masks()
         self.built = True
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds a wrapper that is being loaded, or leaves it to its first call.
+
+        The configuration holds the first input's shape alone.
+        """
+        if self._has_all_kernels():
+            super().build_from_config(config)  # type: ignore[misc]
+
+    def _has_all_kernels(self) -> bool:
+        # `built` does not tell: Keras sets it for a composite without a `build` of its
+        # own, whose sublayers are built by its first call.
+        found = list(prunable.kernels(self.layer))
+        made = all(kernel.variable is not None for kernel in found)
+        return bool(self.layer.built and found and made)
 
     def _make_masks(self) -> None:
         api = self._api
@@ -167,6 +187,7 @@ class PruneLowMagnitudeDPF:
                 "`get_prunable_weights()` that returns its kernels."
             )
         for kernel in chosen:
+            self._refuse_compiled(kernel)
             dtype = api.dtype(kernel.variable)
             if dtype != "float32":
                 raise ValueError(
@@ -194,13 +215,30 @@ class PruneLowMagnitudeDPF:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its pruned kernels."""
-        if not args:  # Our first argument has another name than the layer's.
-            first = next(iter(inspect.signature(self.layer.call).parameters))
-            if first in kwargs:
-                args = (kwargs.pop(first),)
-        if not self.layer.built:
-            self._build_layer(args, kwargs)
+        args, kwargs = self._by_name(args, kwargs)
+        if not self._state.kernels:
+            if not self._has_all_kernels():
+                self._build_layer(args, kwargs)
+            self.built = False  # Keras's loader may have said otherwise.
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def _by_name(self, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Passes the first argument by position and the others by the layer's names.
+
+        Our own `call` has another name for the first one. And in a second positional
+        argument tf_keras would see `training`, which it looks for by its place.
+        """
+        names = [
+            name
+            for name, parameter in inspect.signature(self.layer.call).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
+        if not args and names and names[0] in kwargs:
+            args = (kwargs.pop(names[0]),)
+        named = dict(zip(names[1:], args[1:], strict=False))
+        if len(args) > len(names) or named.keys() & kwargs.keys():
+            return args, kwargs
+        return args[:1], {**named, **kwargs}
 
     def _build_layer(self, args: Any, kwargs: Any) -> None:
         """Builds the wrapped layer as Keras would: by a call, on symbolic inputs.
@@ -217,12 +255,14 @@ class PruneLowMagnitudeDPF:
 
         args, kwargs = tf.nest.map_structure(symbolic, (args, dict(kwargs)))
         self.layer(*args, **kwargs)
+        self._state.called = True
 
     def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer; gradients of the pruned kernels reach the dense."""
         # tf_keras converts this with autograph, as it would the layer's own `call`: it
         # must see the layer's call, and no more than that.
         pruned = self._prune_for_call(training)
+        kwargs = self._taken(kwargs)
         with pruned:
             outputs = self.layer(inputs, *args, **kwargs)
         self._check_call(pruned, outputs, training)
@@ -233,6 +273,19 @@ class PruneLowMagnitudeDPF:
         self._check_watched(training)
         prove = _mode(training) not in self._state.proved
         return self._api.substituted(self._pruned(), prove)
+
+    @tf.autograph.experimental.do_not_convert
+    def _taken(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the keyword arguments without a mask that the layer does not take.
+
+        tf_keras gives the mask of the inputs to every `call` with `**kwargs`: to ours.
+        """
+        parameters = inspect.signature(self.layer.call).parameters
+        if "mask" in parameters or any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        ):
+            return kwargs
+        return {name: value for name, value in kwargs.items() if name != "mask"}
 
     @tf.autograph.experimental.do_not_convert
     def _check_call(self, pruned: Any, outputs: Any, training: Any) -> None:
@@ -249,6 +302,15 @@ class PruneLowMagnitudeDPF:
                 self._state.kernels, self.masks.values(), strict=True
             )
         ]
+
+    def _refuse_compiled(self, kernel: Kernel) -> None:
+        for layer in (self.layer, kernel.owner):
+            if hasattr(layer.call, "get_concrete_function"):
+                raise ValueError(
+                    f"The `call` of layer '{layer.name}' ({type(layer).__name__}) is a "
+                    "`tf.function`, which would keep the pruned kernel of its first "
+                    "trace. Take the decorator off: `fit` compiles the whole step."
+                )
 
     def _refuse_unused(self, unused: list[str]) -> None:
         if unused:
@@ -267,8 +329,8 @@ class PruneLowMagnitudeDPF:
         if not training or self._api.in_construction():
             return
         raise RuntimeError(
-            f"The pruned layer '{self.name}' is called in training, but nothing updates "
-            "its masks, so that nothing would be pruned. Add "
+            f"The pruned layer '{self.name}' is called in training, but nothing "
+            "updates its masks, so that nothing would be pruned. Add "
             "`callbacks=[dpf_tf.PruningCallback()]` to `fit`; in a loop of your own, "
             "make a `dpf_tf.MaskUpdater(model)` and call its `update(step)`; to train "
             "on with the present masks, call `dpf_tf.freeze_masks(model)`."
@@ -349,6 +411,12 @@ class PruneLowMagnitudeDPF:
         config["pruning_schedule"] = schedules.deserialize(
             config["pruning_schedule"], cls._api.module, custom_objects
         )
+        if config["layer"].get("registered_name"):
+            # tf_keras's wrappers cannot read a layer of one's own in this format.
+            config["layer"] = cls._api.module.saving.deserialize_keras_object(
+                config["layer"], custom_objects=custom_objects
+            )
+            return cls(**config)
         return super().from_config(  # type: ignore[misc]
             config, custom_objects=custom_objects
         )
@@ -388,9 +456,15 @@ def wrapper_class(api: Any) -> type:
         "__module__": __name__,
         "_api": api,
     }
+    if api is keras_api.KERAS3:
+        # In mixed precision Keras would else cast what we read ourselves, and a float32
+        # head inside the wrapped layer would get a rounded kernel.
+        body["compute_dtype"] = property(lambda self: self.variable_dtype)
     concrete = type(name, (PruneLowMagnitudeDPF, keras.layers.Wrapper), body)
     return keras.saving.register_keras_serializable(package="dpf_tf")(concrete)
 
 
 for _api in keras_api.loaded():
     wrapper_class(_api)
+# Imported after us, tf_keras must know the class before it loads a model.
+keras_api.when_tf_keras_is_imported(lambda: wrapper_class(keras_api.TF_KERAS))

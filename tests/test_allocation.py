@@ -226,11 +226,7 @@ def test_valid_dict_becomes_a_plain_one():
         ({"conv": True}, TypeError, "bool"),
         ({3: 0.9}, TypeError, "text.*3 .of type int"),
         ({re.compile("a"): 0.9}, TypeError, "text.*Pattern"),
-        (
-            {"conv(": 0.9},
-            ValueError,
-            r"'conv\('.*not a regular expression.*parenthesis",
-        ),
+        ({"conv(": 0.9}, ValueError, r"'conv\(' is not a regular expression: missing"),
     ],
 )
 def test_wrong_allocations_are_refused(allocation, error, says):

@@ -362,19 +362,45 @@ def optimizer_variables(model):
     return found() if callable(found) else found
 
 
-def test_pruned_weights_come_back_with_the_value_they_learnt_meanwhile(keras):
-    model = pruned_net(keras, frequency=4)
-    x, y = images()
-    seen = np.stack(
-        [
-            np.concatenate([mask.ravel() for mask in masks])
-            for masks in train_by_fit(keras, model, x, y, 8, epochs=6)
-        ]
-    )
-    # Each mask stands for four steps; 48 steps are 12 updates.
-    assert_bits_equal([seen[0::4], seen[0::4]], [seen[1::4], seen[3::4]])
-    regrown = ~seen[:-1] & seen[1:]
-    assert regrown[3::4].sum() >= 10
-    assert (regrown.any(axis=0) & seen[-1]).any()  # Some are there to stay.
-    for kernel, mask in zip(*kernels_and_masks(model), strict=True):
-        assert (kernel[~mask] != 0).all()
+def test_pruned_weights_go_on_learning_and_come_back(keras):
+    model, (x, y) = pruned_net(keras, frequency=4), images()
+    updates = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) % 4 == 0:
+                both = kernels_and_masks(self.model)
+                updates.append([np.concatenate([*map(np.ravel, a)]) for a in both])
+
+    model.fit(
+        x, y, 8, epochs=6, verbose=0,
+        callbacks=[dpf_tf.PruningCallback(settle=0), Record()],
+    )  # fmt: skip
+    kernels, masks = map(np.stack, zip(*updates, strict=True))
+    assert len(masks) == 12
+    pruned = ~masks[:-1]
+    assert (kernels[1:] != kernels[:-1])[pruned].mean() > 0.95  # ReLUs may be dead.
+    regrown = pruned & masks[1:]
+    assert regrown.sum() >= 10
+    assert (regrown.any(axis=0) & masks[-1]).any()  # Some are there to stay.
+
+
+def test_each_schedule_acts_at_its_own_steps_only(keras):
+    own = {
+        "conv1": dpf_tf.ConstantSparsity(0.5, end_step=8, frequency=4),
+        "conv2": dpf_tf.ConstantSparsity(0.5, begin_step=3, frequency=5),
+    }
+    layers = [
+        dpf_tf.prune_low_magnitude_dpf(layer, own[layer.name])
+        if getattr(layer, "name", None) in own
+        else layer
+        for layer in conv_layers(keras, 0)
+    ]
+    model = classifier(keras, keras.Sequential(layers), False)
+    seen = train_by_fit(keras, model, *images(), 8, epochs=3)
+    for i, schedule in enumerate(own.values()):
+        masks = [np.ones_like(seen[0][i]), *(step[i] for step in seen)]
+        changed = {t for t in range(24) if (masks[t] != masks[t + 1]).any()}
+        due = {t for t in range(24) if schedule(t)[0]}
+        assert changed <= due
+        assert len(changed) > 1

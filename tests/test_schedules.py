@@ -1,5 +1,6 @@
 """Schedules: the ramp, the steps at which masks are due, and what is refused."""
 
+import itertools
 import subprocess
 import sys
 
@@ -45,7 +46,7 @@ def test_the_ramp_meets_both_ends_exactly(ramp):
 @given(ramps(), steps)
 def test_due_steps_are_one_frequency_apart(ramp, step):
     due = [t for t in range(step, step + 3 * ramp.frequency) if ramp(t)[0]]
-    assert all(b - a == ramp.frequency for a, b in zip(due, due[1:], strict=False))
+    assert all(b - a == ramp.frequency for a, b in itertools.pairwise(due))
     assert all(t >= ramp.begin_step for t in due)
     if step >= ramp.begin_step:
         assert len(due) == 3

@@ -15,9 +15,9 @@ from dpf_tf.threshold import count_flips, keep_largest, keep_largest_xla
 DENORMAL = np.float32(1e-45)
 TINY = np.finfo(np.float32).tiny
 TIED = [0.0, -0.0, 1.0, -1.0, 2.0, np.inf, -np.inf, DENORMAL, -2 * DENORMAL, TINY]
-# Sizes at which a few dozen weights take the way of a few million: a sampled bracket,
-# many parts, threads.
+# With these, dozens of weights are handled as millions are: by sample, parts, threads.
 SMALL = dict(_SAMPLE=8, _CHUNK=16, _THREADS=2)
+REAL = {name: getattr(threshold, name) for name in SMALL}
 
 
 def by_sorting(kernels, keep, scales=None):
@@ -27,17 +27,15 @@ def by_sorting(kernels, keep, scales=None):
         (np.abs(k) * np.float32(s)).astype(np.float64).ravel()
         for k, s in zip(kernels, scales, strict=True)
     ]
-    starts = np.cumsum([0] + [s.size for s in scores])
-    kept = np.zeros(starts[-1], bool)
-    kept[[a + s.argmax() for a, s in zip(starts, scores, strict=False)]] = True
+    ends = np.cumsum([s.size for s in scores])
+    kept = np.concatenate([np.arange(s.size) == s.argmax() for s in scores])
     order = np.argsort(-np.concatenate(scores), kind="stable")
     kept[order[~kept[order]][: keep - len(kernels)]] = True
-    flat = np.split(kept, starts[1:-1])
+    flat = np.split(kept, ends[:-1])
     return [m.reshape(k.shape) for m, k in zip(flat, kernels, strict=True)]
 
 
 def assert_same(masks, expected):
-    assert len(masks) == len(expected)
     for mask, right in zip(masks, expected, strict=True):
         assert mask.dtype == np.bool_
         assert mask.shape == right.shape
@@ -45,46 +43,38 @@ def assert_same(masks, expected):
 
 
 @st.composite
-def pools(draw, max_kernels=5):
+def pools(draw):
     """Kernels of any rank and a count to keep."""
-    elements = draw(
-        st.sampled_from(
-            [
-                st.floats(width=32, allow_nan=False),
-                st.floats(0, float(TINY), width=32),
-                st.sampled_from(TIED),
-                st.sampled_from([0.0, 1.0]),
-            ]
-        )
-    )
+    kinds = [
+        st.floats(width=32, allow_nan=False),
+        st.floats(0, float(TINY), width=32),
+        st.sampled_from(TIED),
+        st.sampled_from([0.0, 1.0]),
+    ]
+    elements = draw(st.sampled_from(kinds))
     shapes = hnp.array_shapes(min_dims=0, max_dims=4, max_side=6)
     arrays = hnp.arrays(np.float32, shapes, elements=elements)
-    kernels = draw(st.lists(arrays, min_size=1, max_size=max_kernels))
+    kernels = draw(st.lists(arrays, min_size=1, max_size=8))
     total = sum(kernel.size for kernel in kernels)
     return kernels, draw(st.integers(len(kernels), total))
 
 
-@hypothesis.given(pools())
-def test_kept_weights_are_those_of_a_stable_sort(pool):
-    assert_same(keep_largest(*pool), by_sorting(*pool))
+@pytest.mark.parametrize("sizes", [REAL, SMALL])
+@hypothesis.given(pool=pools())
+def test_kept_weights_are_those_of_a_stable_sort(sizes, pool):
+    with mock.patch.multiple(threshold, **sizes):
+        assert_same(keep_largest(*pool), by_sorting(*pool))
 
 
-@hypothesis.given(pools(max_kernels=12))
-def test_a_sampled_bracket_does_not_change_the_result(pool):
-    with mock.patch.multiple(threshold, **SMALL):
-        masks = keep_largest(*pool)
-    assert_same(masks, by_sorting(*pool))
-
-
-@hypothesis.given(pools(), st.data())
-def test_scaled_magnitudes_are_ranked_in_float32(pool, data):
+@pytest.mark.parametrize("sizes", [REAL, SMALL])
+@hypothesis.given(pool=pools(), data=st.data())
+def test_scaled_magnitudes_are_ranked_in_float32(sizes, pool, data):
     kernels, keep = pool
     positive = st.floats(2.0**-100, 2.0**100, width=32)
     scales = data.draw(st.lists(positive, min_size=len(kernels), max_size=len(kernels)))
     with np.errstate(over="ignore", under="ignore"):
         expected = by_sorting(kernels, keep, scales)
-    assert_same(keep_largest(kernels, keep, scales=scales), expected)
-    with mock.patch.multiple(threshold, **SMALL):
+    with mock.patch.multiple(threshold, **sizes):
         assert_same(keep_largest(kernels, keep, scales=scales), expected)
 
 
@@ -106,19 +96,17 @@ def test_of_equal_weights_the_first_are_kept(value):
     assert masks[1].tolist() == [True] + [False] * 4
 
 
-def test_negative_zero_ties_with_zero():
-    kernel = np.float32([-0.0, 0.0, -0.0, 0.0])
-    assert keep_largest([kernel], 2)[0].tolist() == [True, True, False, False]
-
-
-def test_denormals_are_ranked():
-    kernel = DENORMAL * np.float32([1, 3, 0, -2, 4])
-    assert keep_largest([kernel], 3)[0].tolist() == [False, True, False, True, True]
-
-
-def test_infinities_are_largest():
-    kernel = np.float32([3e38, -np.inf, 1, np.inf])
-    assert keep_largest([kernel], 2)[0].tolist() == [False, True, False, True]
+@pytest.mark.parametrize(
+    ("weights", "keep", "expected"),
+    [
+        pytest.param([-0.0, 0, -0.0, 0], 2, [1, 1, 0, 0], id="zeros of both signs"),
+        pytest.param(np.multiply([1, 3, 0, -2], DENORMAL), 2, [0, 1, 0, 1], id="tiny"),
+        pytest.param([3e38, -np.inf, 1, np.inf], 2, [0, 1, 0, 1], id="infinities"),
+    ],
+)
+def test_special_weights_are_ranked_right(weights, keep, expected):
+    (mask,) = keep_largest([np.float32(weights)], keep)
+    assert mask.tolist() == list(map(bool, expected))
 
 
 def test_one_weight_is_kept():
@@ -139,7 +127,6 @@ HARD = {
     "two values": [np.where(NORMAL > 1, 2, 1).astype(np.float32)],
     "mostly zeros": [np.where(NORMAL > 1, NORMAL, 0)],
     "all equal": [np.ones_like(NORMAL)],
-    # Small at all sampled places, and the other way round.
     "hidden large": [np.where(INDEX % 7, NORMAL, NORMAL * np.float32(1e-3))],
     "hidden small": [np.where(INDEX % 7, NORMAL, NORMAL * np.float32(1e3))],
     "one huge, many tiny": [NORMAL, *np.full((300, 2), 1e-6, np.float32)],
@@ -158,11 +145,12 @@ def test_large_pools_are_exact(name, sparsity):
 
 
 def test_a_misleading_sample_costs_passes_not_exactness():
-    with mock.patch.object(
-        threshold, "_in_threads", wraps=threshold._in_threads
-    ) as passes:
-        keep_largest([NORMAL], 100_000)
-        assert passes.call_count == 1
+    passes = mock.Mock(wraps=threshold._in_threads)
+    with mock.patch.object(threshold, "_in_threads", passes):
+        for keep in (1, 100_000, NORMAL.size):
+            passes.reset_mock()
+            keep_largest([NORMAL], keep)
+            assert passes.call_count == 1
         keep_largest(HARD["hidden small"], 500_000)
         assert passes.call_count > 2
 
@@ -177,13 +165,13 @@ def test_threshold_is_that_of_np_partition(sparsity):
     assert np.abs(NORMAL[~mask]).max() <= smallest
 
 
-@pytest.mark.parametrize("sizes", [{}, SMALL])
+@pytest.mark.parametrize("sizes", [REAL, SMALL])
 @pytest.mark.parametrize("nan", [np.nan, -np.nan])
 @pytest.mark.parametrize("scales", [None, [1.0, 2.0]])
 def test_nan_is_refused_by_name_and_count(sizes, nan, scales):
     kernels = [np.ones(40, np.float32), np.ones((5, 8), np.float32)]
     kernels[1][3, 2:4] = nan
-    with mock.patch.multiple(threshold, **{"_CHUNK": threshold._CHUNK, **sizes}):
+    with mock.patch.multiple(threshold, **sizes):
         with pytest.raises(ValueError, match=r"NaN.*: dense/kernel \(2\)\."):
             names = ["conv/kernel", "dense/kernel"]
             keep_largest(kernels, 10, names=names, scales=scales)

@@ -1,0 +1,1 @@
+"""The tests, as a package: `tests.conftest` and shared helpers can be imported."""

@@ -1,0 +1,197 @@
+"""Trains under one strategy of tf.distribute and prints what came of it, as JSON.
+
+Run by tests/test_distribution.py, each time in a process of its own: strategies must be
+made before anything else runs, and several of them in one process collide.
+
+    python -m tests.distributed_training mirrored keras
+    TF_CONFIG=... python -m tests.distributed_training multi_worker tf_keras
+"""
+
+import collections
+import contextlib
+import hashlib
+import importlib
+import json
+import sys
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+import dpf_tf
+from tests.helpers import values
+
+BATCH, EPOCHS = 16, 4  # 32 steps, 8 mask updates.
+SCHEDULE = dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=24, frequency=4)
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(128, 8, 8, 3)).astype("float32")
+    return x, rng.integers(0, 4, 128).astype("int32")
+
+
+def make_model(keras, build=None, prune=None, compile=None, dense=False, **options):
+    """A compiled model; each of the three steps is made in the scope given for it."""
+    here = contextlib.nullcontext
+    keras.utils.set_random_seed(0)
+    with build.scope() if build else here():
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(16, activation="relu"),
+                keras.layers.Dense(4),
+            ]
+        )
+    with prune.scope() if prune else here():
+        if not dense:
+            model = dpf_tf.prune_low_magnitude_dpf(model, SCHEDULE)
+    with compile.scope() if compile else here():
+        model.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            **{"jit_compile": False, **options},
+        )
+    return model
+
+
+def train(model, *callbacks):
+    x, y = data()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    model.fit(dataset, epochs=EPOCHS, verbose=0, callbacks=list(callbacks))
+    return model
+
+
+def pruned_training(keras, strategy=None, **options):
+    model = make_model(keras, strategy, strategy, strategy, **options)
+    return train(model, dpf_tf.PruningCallback(settle=0))
+
+
+def error(function, *arguments, **options):
+    """What a call raises, and None if it succeeds."""
+    try:
+        function(*arguments, **options)
+    except Exception as raised:
+        return f"{type(raised).__name__}: {raised}"
+    return None
+
+
+def difference(model, other):
+    pairs = zip(
+        values(model.trainable_variables),
+        values(other.trainable_variables),
+        strict=True,
+    )
+    return max(float(np.abs(left - right).max()) for left, right in pairs)
+
+
+def digest(model):
+    """A hash of all kernels, biases and masks."""
+    arrays = [*values(model.trainable_variables), *dpf_tf.get_masks(model).values()]
+    return hashlib.md5(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def replicas(strategy, model):
+    """The masks of each replica, all in one array."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, dpf_tf.PruneLowMagnitudeDPF):
+            for mask in layer.masks.values():
+                variable = mask if isinstance(mask, tf.Variable) else mask.value
+                copies = strategy.experimental_local_results(variable)
+                found.append([copy.numpy().ravel() for copy in copies])
+    return [np.concatenate(masks) for masks in zip(*found, strict=True)]
+
+
+def collectives(strategy, model):
+    """How often each collective operation stands in the graph of a training step."""
+    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
+    batch = next(iter(strategy.experimental_distribute_dataset(dataset)))
+    step = tf.function(lambda batch: strategy.run(model.train_step, args=(batch,)))
+    graph = step.get_concrete_function(batch).graph.as_graph_def()
+    functions = [graph.node, *(f.node_def for f in graph.library.function)]
+    kinds = collections.Counter(node.op for nodes in functions for node in nodes)
+    parts = ("Collective", "AllReduce", "Reduction", "Nccl")
+    return {op: n for op, n in kinds.items() if any(part in op for part in parts)}
+
+
+def mirrored(keras):
+    [cpu] = tf.config.list_physical_devices("CPU")
+    halves = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+    tf.config.set_logical_device_configuration(cpu, halves)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    single, model = pruned_training(keras), pruned_training(keras, strategy)
+    single_masks = np.concatenate(
+        [mask.ravel() for mask in dpf_tf.get_masks(single).values()]
+    )
+    of_replicas = replicas(strategy, model)
+    dense = train(make_model(keras, strategy, strategy, strategy, dense=True))
+    dpf_tf.MaskUpdater(model)  # In charge of the masks, as in a loop of one's own.
+    several = {}
+
+    def executions():
+        fitted = pruned_training(keras, strategy, steps_per_execution=4)
+        several["difference"] = difference(fitted, single)
+
+    return {
+        "difference": difference(model, single),
+        "masks_like_single": [bool((m == single_masks).all()) for m in of_replicas],
+        "pruned": [int((~m).sum()) for m in of_replicas],
+        "weights": single_masks.size,
+        "collectives": [collectives(strategy, m) for m in (dense, model)],
+        "executions_error": error(executions),
+        "executions_difference": several.get("difference"),
+        "jit_error": error(pruned_training, keras, strategy, jit_compile=True),
+        "pruned_outside_error": error(make_model, keras, strategy),
+        "built_outside_error": error(make_model, keras, None, strategy),
+    }
+
+
+def training_by_hand(keras, strategy):
+    """The training of `fit`, in a loop of one's own."""
+    model = make_model(keras, strategy, strategy, strategy)
+    updater = dpf_tf.MaskUpdater(model)
+    with strategy.scope():
+        model.optimizer.build(model.trainable_variables)
+
+    def on_replica(x, y):
+        with tf.GradientTape() as tape:
+            losses = keras.losses.sparse_categorical_crossentropy(
+                y, model(x, training=True), from_logits=True
+            )
+            loss = tf.reduce_sum(losses) / BATCH
+        gradients = tape.gradient(loss, model.trainable_variables)
+        pairs = zip(gradients, model.trainable_variables, strict=True)
+        model.optimizer.apply_gradients(pairs)
+
+    step = tf.function(lambda batch: strategy.run(on_replica, args=batch))
+    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH).repeat(EPOCHS)
+    batches = strategy.experimental_distribute_dataset(dataset)
+    for i, batch in enumerate(batches):
+        updater.update(i)
+        step(batch)
+    return model
+
+
+def multi_worker(keras):
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refused = make_model(keras, strategy, strategy, strategy)
+    fit_error = error(train, refused, dpf_tf.PruningCallback())
+    model = (training_by_hand if fit_error else pruned_training)(keras, strategy)
+    return {
+        "workers": strategy.num_replicas_in_sync,
+        "digest": digest(model),
+        "difference": difference(model, pruned_training(keras)),
+        "fit_error": fit_error,
+        "warnings": [str(warning.message) for warning in caught],
+    }
+
+
+if __name__ == "__main__":
+    name, module = sys.argv[1:]
+    run = {"mirrored": mirrored, "multi_worker": multi_worker}[name]
+    print(json.dumps(run(importlib.import_module(module))), flush=True)

@@ -1,0 +1,59 @@
+"""What several test files share: values of variables, and fresh processes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+import dpf_tf
+
+# Where this process has found dpf_tf, so that a fresh one tests the same.
+_PATHS = [str(pathlib.Path(dpf_tf.__file__).parents[1])]
+_PATHS.append(str(pathlib.Path(__file__).resolve().parents[1]))
+
+
+def values(variables):
+    """Returns a copy of what variables of either Keras hold."""
+    return [np.array(variable.numpy()) for variable in variables]
+
+
+def assert_bits_equal(actual, expected):
+    """Holds two lists of arrays to be equal bit for bit (0.0 is not -0.0)."""
+    assert len(actual) == len(expected)
+    for left, right in zip(actual, expected, strict=True):
+        left, right = np.asarray(left), np.asarray(right)
+        assert (left.dtype, left.shape) == (right.dtype, right.shape)
+        assert left.tobytes() == right.tobytes(), np.abs(left - right).max()
+
+
+def start_python(code, *arguments, **environment):
+    """Starts Python code in a fresh process, its standard output piped."""
+    # Another test of this process may have imported TFMOT, which sets it.
+    inherited = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    inherited |= {"PYTHONPATH": os.pathsep.join(_PATHS), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process, timeout=240):
+    """Waits for a process and returns the JSON of its last line, if it printed any."""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-4000:]
+    return json.loads(output.splitlines()[-1]) if output.strip() else None
+
+
+def run_python(code, *arguments, **environment):
+    """Runs Python code in a fresh process; see `result_of`."""
+    return result_of(start_python(code, *arguments, **environment))
