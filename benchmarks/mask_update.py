@@ -38,7 +38,8 @@ from absl import app, flags
 
 from benchmarks import record
 from dpf_tf.allocation import keep_count
-from dpf_tf.threshold import count_flips, keep_largest, keep_largest_xla
+from dpf_tf.threshold import count_flips, keep_largest
+from dpf_tf.threshold_xla import keep_largest_xla
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the results; without it, only printed.")

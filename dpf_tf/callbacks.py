@@ -89,8 +89,11 @@ class PruningCallback:
         """Takes charge of the masks."""
         _refuse_what_keras_cannot(self.model)
         self._updater = MaskUpdater(self.model)
-        # A step whose tracing was refused, for want of this callback, is unusable.
-        self.model.make_train_function(force=True)
+        if not hasattr(self.model.train_function, "refuses_without_masks"):
+            # A step whose tracing was refused, for want of this callback, is unusable.
+            made = self.model.make_train_function(force=True)
+            made = made or self.model.train_function  # Keras 3 returns None.
+            self.model.train_function = _refusing(made, self._updater.layers)
         self._bound: int | None = None  # The step is at most this; unknown as yet.
         self._next = 0  # First step that has not been looked at.
         self._start = 0
@@ -142,8 +145,6 @@ class PruningCallback:
         for layer in self._updater.layers:
             layer.set_watched(False)
         self._updater = None
-        # The next fit traces its step anew, so that a forgotten callback is noticed.
-        self.model.train_function = None
 
     def _iterations(self) -> int:
         # `int` alone fails in Keras 3 under a strategy.
@@ -161,7 +162,9 @@ class PruningCallback:
         if total is not None:
             self._updater.resolve(total)
             if self._settle:
-                self._last_step = math.floor(total - self._settle * total)
+                announced = self.params["steps"] * self.params["epochs"]
+                still = self._settle * (announced // self._accumulation())
+                self._last_step = math.floor(total - still)
         elif self._settle and batch_norm_layers(self.model):
             warnings.warn(
                 "The length of this training is unknown, so the masks cannot stand "
@@ -260,6 +263,21 @@ class PruningCallback:
         logs["mask_flips"] = self._flips
         since = self._updater.last_change
         logs["mask_age"] = self._bound - (self._start if since is None else since)
+
+
+def _refusing(function: Any, layers: list[Any]) -> Any:
+    """Returns a train function that notices a callback forgotten in a later fit.
+
+    A traced step would run on without a look at Python's state.
+    """
+
+    def train_function(iterator: Any) -> Any:
+        for layer in layers:
+            layer.check_watched(training=True)
+        return function(iterator)
+
+    train_function.refuses_without_masks = True  # type: ignore[attr-defined]
+    return train_function
 
 
 def _bases() -> tuple[type, ...]:

@@ -365,3 +365,11 @@ def numpy_view(tensor: Any) -> np.ndarray:
     if on_cpu(tensor):
         return np.asarray(memoryview(tensor))
     return tensor.numpy()
+
+
+def shared_tensor(array: np.ndarray) -> tf.Tensor:
+    """Returns a tensor over an array's memory, which must not be written to any more.
+
+    `tf.convert_to_tensor` would copy it.
+    """
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -9,8 +9,8 @@ flushes them to zero, and -0.0 ties with 0.0.
     >>> [mask.astype(int).tolist() for mask in keep_largest(kernels, keep=3)]
     [[[0, 1], [0, 0]], [1, 1]]
 
-`keep_largest` is for arrays in the host's memory, `keep_largest_xla` for tensors on an
-accelerator. Both give the same masks, bit for bit.
+This is for arrays in the host's memory; `threshold_xla` gives the same masks, bit for
+bit, of tensors on an accelerator.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-_TOP = 0x7FFFFFFF  # No magnitude has larger bits. As a mask, it drops the sign.
-_INFINITY = 0x7F800000  # Larger bits are NaN.
-_CHUNK = 1 << 17  # Weights handled at once, few enough for a core's cache.
+TOP = 0x7FFFFFFF  # No magnitude has larger bits. As a mask, it drops the sign.
+INFINITY = 0x7F800000  # Larger bits are NaN.
+# Weights handled at once: few enough for a core's cache, enough for a thread's while.
+_CHUNK = 1 << 18
 _SAMPLE = 1 << 17
 _THREADS = min(os.cpu_count() or 1, 4)
 _ALIGN = 64  # Bytes: what TensorFlow asks of memory that it shares.
@@ -97,7 +97,7 @@ def keep_largest(
     widening = 1
     while True:
         parts = _in_threads(functools.partial(_scan, low=low, high=high), parts)
-        if max(part.largest for part in parts) > _INFINITY:
+        if max(part.largest for part in parts) > INFINITY:
             refuse_nan([np.count_nonzero(np.isnan(k)) for k in kernels], names)
         # A kernel with nothing above the bracket is given its (first) largest weight.
         forced = _largest_of_empty(parts)
@@ -106,7 +106,7 @@ def keep_largest(
         free = sum(part.inside for part in parts)
         free -= sum(bits > low for bits in forced.values())
         if missing < 0:
-            low, high = high, min(high + widening, _TOP)
+            low, high = high, min(high + widening, TOP)
         elif missing > free:
             low, high = max(low - widening, -1), low
         else:
@@ -115,7 +115,7 @@ def keep_largest(
     if high - low == 1:
         _mark_ties(parts, high, missing)
     elif missing:
-        _mark_inside(parts, buffer, missing)
+        _mark_inside(parts, buffer, missing, bool(forced))
     return masks
 
 
@@ -161,7 +161,11 @@ def count_flips(old: Sequence[np.ndarray], new: Sequence[np.ndarray]) -> int:
     shapes = [mask.shape for mask in old], [mask.shape for mask in new]
     if shapes[0] != shapes[1]:
         raise ValueError(f"Masks of shapes {shapes[0]} and {shapes[1]} do not compare.")
-    pairs = list(zip(old, new, strict=True))
+    pairs = [
+        (a.reshape(-1)[i : i + _CHUNK], b.reshape(-1)[i : i + _CHUNK])
+        for a, b in zip(old, new, strict=True)
+        for i in range(0, a.size, _CHUNK)
+    ]
     return sum(_in_threads(lambda p: int(np.count_nonzero(p[0] != p[1])), pairs))
 
 
@@ -221,14 +225,14 @@ def _bits(weights: np.ndarray, scale: np.float32 | None) -> np.ndarray:
     if scale is not None:
         with np.errstate(all="ignore"):  # Set per thread. NaN is refused later.
             weights = weights * scale
-    return np.bitwise_and(weights.view(np.int32), _TOP)
+    return np.bitwise_and(weights.view(np.int32), TOP)
 
 
 def _bracket(parts: list[_Part], keep: int) -> tuple[int, int]:
     """Guesses a bracket (low, high] around the smallest magnitude to keep."""
     total = sum(part.weights.size for part in parts)
     if total <= _SAMPLE:
-        return -1, _TOP
+        return -1, TOP
     # An odd stride does not fall on the same few channels of every filter.
     stride = total // _SAMPLE | 1
     picked = [(p.weights[-p.position % stride :: stride], p.scale) for p in parts]
@@ -240,7 +244,7 @@ def _bracket(parts: list[_Part], keep: int) -> tuple[int, int]:
     ends = np.clip(ranks, 0, sample.size - 1).astype(int)
     sample.partition(ends)
     low = int(sample[ends[0]]) if ranks[0] > 0 else -1
-    high = int(sample[ends[1]]) if ranks[1] < sample.size else _TOP
+    high = int(sample[ends[1]]) if ranks[1] < sample.size else TOP
     # The upper end is left out, as the lower is: a tie of very many weights, perhaps.
     return (low, high - 1) if high - low > 1 else (high - 1, high)
 
@@ -295,11 +299,14 @@ def _largest_of_empty(parts: list[_Part]) -> dict[int, int]:
     }
 
 
-def _mark_inside(parts: list[_Part], buffer: np.ndarray, missing: int) -> None:
+def _mark_inside(
+    parts: list[_Part], buffer: np.ndarray, missing: int, forced: bool
+) -> None:
     """Marks the `missing` largest of what was collected."""
     positions = np.concatenate([part.positions for part in parts])
     bits = np.concatenate([part.bits for part in parts])
-    bits[buffer[positions]] = -1  # Those given to kernels are marked already.
+    if forced:
+        bits[buffer[positions]] = -1  # Those given to kernels are marked already.
     smallest = np.partition(bits, bits.size - missing)[bits.size - missing]
     larger = np.flatnonzero(bits > smallest)
     tied = np.flatnonzero(bits == smallest)[: missing - larger.size]
@@ -316,83 +323,3 @@ def _mark_ties(parts: list[_Part], bits: int, missing: int) -> None:
         at = np.flatnonzero(equal & ~part.mask)[:missing]
         part.mask[at] = True
         missing -= at.size
-
-
-def keep_largest_xla(
-    kernels: Sequence[tf.Tensor],
-    keep: int | tf.Tensor,
-    *,
-    scales: Sequence[float] | tf.Tensor | None = None,
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Does what `keep_largest` does, with tensors that may lie on an accelerator.
-
-    The bits of the smallest kept magnitude are found one by one, in 31 passes that
-    compare and sum; ties are numbered by a cumulative sum. A pure function of tensors:
-    call it through `tf.function(jit_compile=True)`, and pass `keep`, and scales that
-    change, as tensors, so that a new value does not trace it again.
-
-    A scaled magnitude too small for a normal float32 may be flushed to zero here and
-    not in `keep_largest`. All else is equal to the bit.
-
-    Args:
-        kernels: float32 tensors of static shape, none of them empty.
-        keep: how many weights of the pool to keep, an int32 scalar from one per kernel
-            to all. Not checked.
-        scales: a positive factor per kernel.
-
-    Returns:
-        The bool masks, and an int32 vector: how many NaN each kernel holds. If there
-        is one, `refuse_nan` it and do not use the masks.
-
-    Raises:
-        TypeError: if a kernel is not float32.
-        ValueError: if there is no kernel, one is empty or of unknown shape, or the pool
-            holds 2**31 weights or more.
-
-    Example:
-        >>> select = tf.function(keep_largest_xla, jit_compile=True)
-        >>> masks, nans = select([tf.constant([3.0, -2.0, 1.0])], tf.constant(2))
-        >>> masks[0].numpy().tolist(), nans.numpy().tolist()
-        ([True, True, False], [0])
-    """
-    kernels = [tf.convert_to_tensor(kernel) for kernel in kernels]
-    shapes = [kernel.shape for kernel in kernels]
-    sizes = [shape.num_elements() for shape in shapes]
-    if any(kernel.dtype != tf.float32 for kernel in kernels):
-        raise TypeError(f"Expected float32. Received: {[k.dtype for k in kernels]}")
-    if not sizes or not all(sizes) or sum(sizes) > _TOP:
-        raise ValueError(
-            "Expected kernels of known shapes, none empty, of fewer than 2**31 weights "
-            f"in all. Received: {list(map(str, shapes))}"
-        )
-    keep = tf.cast(keep, tf.int32)
-    bits, nans, keys = [], [], []
-    for i, kernel in enumerate(kernels):
-        if scales is not None:
-            kernel *= tf.cast(scales[i], tf.float32)
-        bits.append(tf.bitcast(tf.reshape(kernel, [-1]), tf.int32) & _TOP)
-        nans.append(_count(bits[i] > _INFINITY))
-        # The first of the largest, by one reduction: argmax promises no order of ties.
-        index = tf.range(sizes[i], dtype=tf.int64)
-        keys.append(tf.reduce_max(tf.cast(bits[i], tf.int64) * 2**31 - index))
-    first = tf.cast(-tf.stack(keys) % 2**31, tf.int32)
-    first += np.cumsum([0, *sizes[:-1]], dtype=np.int32)
-    # Ranked above all others, each kernel's largest weight is sure to stay.
-    ranked = tf.tensor_scatter_nd_update(
-        tf.concat(bits, 0), first[:, tf.newaxis], tf.fill([len(sizes)], _TOP)
-    )
-
-    def try_bit(bit: tf.Tensor, smallest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        trial = smallest | bit
-        found = _count(ranked >= trial) >= keep
-        return tf.bitwise.right_shift(bit, 1), tf.where(found, trial, smallest)
-
-    _, smallest = tf.while_loop(lambda bit, _: bit > 0, try_bit, (1 << 30, 0))
-    larger, tied = ranked > smallest, ranked == smallest
-    order = tf.cumsum(tf.cast(tied, tf.int32))
-    flat = tf.split(larger | (tied & (order <= keep - _count(larger))), sizes)
-    return [tf.reshape(m, s) for m, s in zip(flat, shapes, strict=True)], tf.stack(nans)
-
-
-def _count(flags: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.cast(flags, tf.int32))

@@ -16,6 +16,7 @@ import tensorflow as tf
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, threshold
 from dpf_tf.model import pruned_layers
+from dpf_tf.threshold_xla import keep_largest_xla
 from dpf_tf.wrapper import Settings
 
 
@@ -78,9 +79,10 @@ class MaskUpdater:
         self._model = model
         self._missed = False  # An update was due before the kernels were made.
         self._last_change: int | None = None
+        self._found: list[tuple[str, Any]] | None = None
         self._groups: list[_Group] | None = None
         self._sparsity = 0.0
-        for _, layer in pruned_layers(model):
+        for layer in self.layers:
             layer.set_watched(True)
         if total_steps is not None:
             self.resolve(total_steps)
@@ -88,7 +90,7 @@ class MaskUpdater:
 
     def resolve(self, total_steps: int) -> None:
         """Fills in what schedules leave to the length of the training, once."""
-        for _, layer in pruned_layers(self._model):
+        for layer in self.layers:
             layer.resolve_schedule(total_steps)
         self._groups = None
 
@@ -158,7 +160,7 @@ class MaskUpdater:
     @property
     def layers(self) -> list[Any]:
         """The wrappers of the model."""
-        return [layer for _, layer in pruned_layers(self._model)]
+        return [layer for _, layer in self._pruned_layers()]
 
     def missed_target(self) -> tuple[float, float] | None:
         """Returns `(sparsity, target)` of the first group below its final sparsity."""
@@ -181,10 +183,20 @@ class MaskUpdater:
                 distinct.append(layer.settings)
         return distinct
 
+    def _pruned_layers(self) -> list[tuple[str, Any]]:
+        # Kept once all are built: every training step asks, and a walk through the
+        # model takes milliseconds.
+        if self._found is not None:
+            return self._found
+        found = pruned_layers(self._model)
+        if all(layer.built for _, layer in found):
+            self._found = found
+        return found
+
     def _movable(self) -> list[tuple[str, Any]]:
         return [
             (path, layer)
-            for path, layer in pruned_layers(self._model)
+            for path, layer in self._pruned_layers()
             if layer.trainable and not layer.frozen
         ]
 
@@ -229,12 +241,13 @@ class MaskUpdater:
                 [scales[i] for i in pool.indices] if scales else None,
                 [group.paths[i] for i in pool.indices],
             )
-            for i, mask in zip(pool.indices, new, strict=True):
-                old = keras_api.numpy_view(read(group.masks[i]))
-                changed = threshold.count_flips([old], [mask])
-                if changed:
-                    group.masks[i].assign(mask)
-                flips += changed
+            masks = [group.masks[i] for i in pool.indices]
+            old = [keras_api.numpy_view(read(mask)) for mask in masks]
+            changed = threshold.count_flips(old, new)
+            if changed:
+                for mask, value in zip(masks, new, strict=True):
+                    mask.assign(keras_api.shared_tensor(value))
+            flips += changed
         return flips
 
     def _pools(self, group: _Group, sparsity: float) -> list[allocation_lib.Pool]:
@@ -254,9 +267,20 @@ def _largest(
         views = [keras_api.numpy_view(kernel) for kernel in kernels]
         return threshold.keep_largest(views, keep, scales=scales, names=names)
     # On an accelerator the kernels stay where they are; only the masks come over.
-    masks, nans = threshold.keep_largest_xla(kernels, keep, scales=scales)
+    masks, nans = _largest_on_device(
+        kernels,
+        tf.constant(keep),
+        None if scales is None else [tf.constant(scale) for scale in scales],
+    )
     threshold.refuse_nan(nans.numpy(), names)
     return [mask.numpy() for mask in masks]
+
+
+@tf.function(jit_compile=True)
+def _largest_on_device(
+    kernels: list[tf.Tensor], keep: tf.Tensor, scales: list[tf.Tensor] | None
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    return keep_largest_xla(kernels, keep, scales=scales)
 
 
 def _count(masks: list[Any]) -> tuple[int, int]:

@@ -270,7 +270,7 @@ class PruneLowMagnitudeDPF:
 
     @tf.autograph.experimental.do_not_convert
     def _prune_for_call(self, training: Any) -> Any:
-        self._check_watched(training)
+        self.check_watched(training)
         prove = _mode(training) not in self._state.proved
         return self._api.substituted(self._pruned(), prove)
 
@@ -321,21 +321,6 @@ class PruneLowMagnitudeDPF:
                 "the attribute that holds it."
             )
 
-    def _check_watched(self, training: Any) -> None:
-        if self._state.watched or self._state.frozen:
-            return
-        if training is not True and not isinstance(training, int | np.bool_):
-            return  # Not known here: None, or a tensor.
-        if not training or self._api.in_construction():
-            return
-        raise RuntimeError(
-            f"The pruned layer '{self.name}' is called in training, but nothing "
-            "updates its masks, so that nothing would be pruned. Add "
-            "`callbacks=[dpf_tf.PruningCallback()]` to `fit`; in a loop of your own, "
-            "make a `dpf_tf.MaskUpdater(model)` and call its `update(step)`; to train "
-            "on with the present masks, call `dpf_tf.freeze_masks(model)`."
-        )
-
     @property
     def settings(self) -> Settings:
         """Schedule, allocation and structure; wrappers with equal ones share a pool."""
@@ -373,6 +358,22 @@ class PruneLowMagnitudeDPF:
     def set_watched(self, watched: bool) -> None:
         """Notes whether a `MaskUpdater` is in charge of the masks."""
         self._state.watched = watched
+
+    def check_watched(self, training: Any) -> None:
+        """Refuses a call in training while nothing updates the masks."""
+        if self._state.watched or self._state.frozen:
+            return
+        if training is not True and not isinstance(training, int | np.bool_):
+            return  # Not known here: None, or a tensor.
+        if not training or self._api.in_construction():
+            return
+        raise RuntimeError(
+            f"The pruned layer '{self.name}' is called in training, but nothing "
+            "updates its masks, so that nothing would be pruned. Add "
+            "`callbacks=[dpf_tf.PruningCallback()]` to `fit`; in a loop of your own, "
+            "make a `dpf_tf.MaskUpdater(model)` and call its `update(step)`; to train "
+            "on with the present masks, call `dpf_tf.freeze_masks(model)`."
+        )
 
     def resolve_schedule(self, total_steps: int) -> None:
         """Fills in what the schedule leaves to the length of the training."""

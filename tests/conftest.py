@@ -34,6 +34,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 def keras(request):
     """Keras 3, then tf_keras: the module, with a fresh session and seed."""
     module = importlib.import_module(request.param)
+    importlib.import_module("tf_keras")
+    gc.freeze()  # What lives by now stays: the collections below pass it over.
     module.backend.clear_session()
     module.utils.set_random_seed(0)
     yield module

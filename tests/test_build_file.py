@@ -28,6 +28,7 @@ ROOMS = (
     ("version",),
     ("feedback",),
     ("threshold",),
+    ("threshold_xla",),
     ("allocation",),
     ("structures",),
     ("schedules",),

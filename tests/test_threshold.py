@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dpf_tf import threshold
-from dpf_tf.threshold import count_flips, keep_largest, keep_largest_xla
+from dpf_tf.threshold import count_flips, keep_largest
+from dpf_tf.threshold_xla import keep_largest_xla
 
 DENORMAL = np.float32(1e-45)
 TINY = np.finfo(np.float32).tiny
