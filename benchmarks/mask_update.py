@@ -2,25 +2,26 @@
 
     python -m benchmarks.mask_update --out=benchmarks/results/mask_update.json
 
-The weights lie in TensorFlow variables and change before every round. Each round runs
-all arms in turn, in one process:
+The model is `keras.applications.ResNet50`, untrained and wrapped, its dense layer
+included. Its weights change before every round. A round runs all arms in turn, in one
+process:
 
-    update          ours: read the variables without a copy, `keep_largest`, count the
-                    flips, assign the masks; `select`, `flips` and `assign` are its
-                    parts
-    assign_shared   the same masks assigned through DLPack, which copies nothing
-    partition       `np.partition` over the magnitudes, concatenated beforehand;
-                    `abs` makes the magnitudes from the weights
-    control         `np.partition` once more: its distance from 1 is the noise of a
-                    ratio
+    update          `MaskUpdater.recompute`: masks found and assigned, flips and the
+                    sparsity counted; `select`, `flips` and `assign` are its parts,
+                    measured apart
+    assign_copied   the masks assigned as arrays, which TensorFlow copies
+    abs_partition   `np.abs`, then `np.partition`, over all weights in one array: what
+                    the plain NumPy way costs before it has written a mask
+    partition       its second half by itself
+    control         `np.partition` once more: its distance from `partition` is the noise
+                    of a ratio
     sort            a full `tf.sort` per kernel, as TFMOT finds a layer's threshold; it
                     ranks within layers only (in some rounds, being slow)
     xla             `keep_largest_xla` compiled for the CPU (in some rounds)
 
-Ratios are medians over rounds, relative to the median of `abs` + `partition`: what the
-plain NumPy way costs before it has written a mask. The first round is left out and told
-apart. The count is checked in every round, and in every slow one the masks of both
-forms are compared bit for bit.
+Ratios are medians over rounds, relative to the median of `abs_partition`, and to that
+of `partition`. The first round is left out and told apart. The count is checked in
+every round, and in every slow one the masks of both forms are compared bit for bit.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+import dpf_tf
 from benchmarks import record
 from dpf_tf.allocation import keep_count
+from dpf_tf.keras_api import numpy_view, shared_tensor
 from dpf_tf.threshold import count_flips, keep_largest
 from dpf_tf.threshold_xla import keep_largest_xla
 
@@ -47,23 +51,8 @@ flags.DEFINE_integer("rounds", 15, "Rounds of all arms in turn.", lower_bound=1)
 flags.DEFINE_integer("slow", 5, "Slow arms run in every so manieth round.", 1)
 flags.DEFINE_multi_float("sparsity", [0.5, 0.9], "Sparsities to measure.")
 
-# Of the update, relative to `abs` + `partition`.
+# Of the update, relative to `abs_partition`.
 TARGET = 0.5
-
-
-def resnet50_shapes() -> Iterator[tuple[int, ...]]:
-    """Yields the shapes of the 53 convolutions and the dense layer of ResNet-50."""
-    yield 7, 7, 3, 64
-    channels = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        for block in range(blocks):
-            if block == 0:
-                yield 1, 1, channels, 4 * width  # The shortcut.
-            yield 1, 1, channels, width
-            yield 3, 3, width, width
-            yield 1, 1, width, 4 * width
-            channels = 4 * width
-    yield channels, 1000
 
 
 @tf.function
@@ -103,27 +92,14 @@ class Stopwatch:
         self.times[name].append((sum(t[0] for t in latest), sum(t[1] for t in latest)))
 
 
-def view(variable: tf.Variable) -> np.ndarray:
-    """Returns a variable's memory as an array."""
-    return np.asarray(memoryview(variable.read_value()))
-
-
-def select(weights: list[tf.Variable], keep: int) -> list[np.ndarray]:
-    return keep_largest([view(weight) for weight in weights], keep)
-
-
-def flipped(variables: list[tf.Variable], masks: list[np.ndarray]) -> int:
-    return count_flips([view(variable) for variable in variables], masks)
-
-
-def assign(variables: list[tf.Variable], masks: list[np.ndarray]) -> None:
-    for variable, mask in zip(variables, masks, strict=True):
-        variable.assign(mask)
-
-
 def assign_shared(variables: list[tf.Variable], masks: list[np.ndarray]) -> None:
     for variable, mask in zip(variables, masks, strict=True):
-        variable.assign(tf.experimental.dlpack.from_dlpack(mask.__dlpack__()))
+        variable.assign(shared_tensor(mask))
+
+
+def assign_copied(variables: list[tf.Variable], masks: list[np.ndarray]) -> None:
+    for variable, mask in zip(variables, masks, strict=True):
+        variable.assign(mask)
 
 
 def fetched(function: Callable[..., Any], *arguments: Any) -> list[np.ndarray]:
@@ -133,31 +109,38 @@ def fetched(function: Callable[..., Any], *arguments: Any) -> list[np.ndarray]:
 
 def measure(sparsity: float) -> dict[str, Any]:
     """Runs all rounds at one sparsity."""
-    rng = np.random.default_rng(0)
-    shapes = list(resnet50_shapes())
-    scales = [math.sqrt(2 / math.prod(shape[:-1])) for shape in shapes]
+    keras.utils.set_random_seed(0)
+    model = dpf_tf.prune_low_magnitude_dpf(
+        keras.applications.ResNet50(weights=None),
+        dpf_tf.ConstantSparsity(sparsity, frequency=1),
+        layers="kernel",
+    )
+    updater = dpf_tf.MaskUpdater(model)
+    weights = [w for layer in updater.layers for w in layer.kernels.values()]
+    shapes = [tuple(weight.shape) for weight in weights]
     total = sum(map(math.prod, shapes))
     keep = keep_count(total, sparsity, len(shapes))
-
-    def noise(shape: tuple[int, ...], scale: float) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32) * np.float32(scale)
-
-    weights = [tf.Variable(noise(*pair)) for pair in zip(shapes, scales, strict=True)]
-    masks = [tf.Variable(tf.ones(shape, tf.bool)) for shape in shapes]
+    spare = [tf.Variable(tf.ones(shape, tf.bool)) for shape in shapes]
     watch, flips = Stopwatch(), []
     for turn in range(FLAGS.rounds):
-        for weight, scale in zip(weights, scales, strict=True):
-            weight.assign_add(noise(weight.shape, 0.01 * scale))
+        for weight in weights:
+            spread = 0.01 * float(tf.math.reduce_std(weight))
+            weight.assign_add(keras.random.normal(weight.shape, stddev=spread))
+        before = list(dpf_tf.get_masks(model).values())
 
-        new = watch("select", select, weights, keep)
-        flips.append(watch("flips", flipped, masks, new))
-        watch("assign", assign, masks, new)
-        watch.add("update", ("select", "flips", "assign"))
-        watch("assign_shared", assign_shared, masks, new)
-        watch.add("update_shared", ("select", "flips", "assign_shared"))
+        flips.append(watch("update", updater.recompute, turn).flips)
+
+        tensors = [tf.convert_to_tensor(weight) for weight in weights]
+        views = [numpy_view(tensor) for tensor in tensors]
+        new = watch("select", keep_largest, views, keep)
+        assert watch("flips", count_flips, before, new) == flips[-1]
+        watch("assign", assign_shared, spare, new)
+        watch("assign_copied", assign_copied, spare, new)
         assert sum(np.count_nonzero(mask) for mask in new) == keep
+        after = dpf_tf.get_masks(model).values()
+        assert all(map(np.array_equal, after, new))
 
-        flat = np.concatenate([view(weight).reshape(-1) for weight in weights])
+        flat = np.concatenate([view.reshape(-1) for view in views])
         magnitudes = watch("abs", np.abs, flat)
         for name in ("partition", "control")[:: 1 if turn % 2 else -1]:
             watch(name, np.partition, magnitudes, total - keep)
@@ -165,7 +148,6 @@ def measure(sparsity: float) -> dict[str, Any]:
         del flat, magnitudes
 
         if turn % FLAGS.slow == 0:
-            tensors = [weight.read_value() for weight in weights]
             found = watch("xla", fetched, masks_by_xla, tensors, tf.constant(keep))
             assert all(map(np.array_equal, found, new))
             watch("sort", fetched, masks_by_sorting, tensors, tf.constant(sparsity))

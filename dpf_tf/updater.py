@@ -8,6 +8,7 @@ distribution strategy every replica and worker gets the same mask.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,16 +136,23 @@ class MaskUpdater:
             if self._missed or any(group.settings.schedule(t)[0] for t in steps)
         ]
         self._missed = not groups
-        flips = sum(self._update_group(group, step) for group in due)
+        updates = [self._update_group(group, step) for group in due]
+        flips = sum(flips for flips, _ in updates)
         if flips:
             self._last_change = step
-        self.measure()
+        self._measure(due, sum(kept for _, kept in updates))
         return MaskUpdate(self._sparsity, flips)
 
     def measure(self) -> None:
         """Counts the masks anew: weights may have been loaded, masks with them."""
+        self._measure([], 0)
+
+    def _measure(self, counted: list[_Group], kept: int) -> None:
+        """Counts the masks, but for those of groups whose count is known."""
+        known = {id(mask) for group in counted for mask in group.masks}
         masks = [m for layer in self.layers for m in layer.masks.values()]
-        kept, total = _count(masks)
+        kept += _kept([mask for mask in masks if id(mask) not in known])
+        total = _size(masks)
         self._sparsity = 1.0 - kept / total if total else 0.0
 
     @property
@@ -169,9 +177,9 @@ class MaskUpdater:
             if target is None:
                 continue
             pools = self._pools(group, target)
-            kept, total = _count(group.masks)
+            kept = _kept(group.masks)
             if kept > sum(pool.keep for pool in pools):
-                return 1.0 - kept / total, target
+                return 1.0 - kept / _size(group.masks), target
         return None
 
     @property
@@ -222,7 +230,8 @@ class MaskUpdater:
             self._groups = groups
         return groups
 
-    def _update_group(self, group: _Group, step: int) -> int:
+    def _update_group(self, group: _Group, step: int) -> tuple[int, int]:
+        """Returns how many entries have changed, and how many weights are kept."""
         schedule, allocation = group.settings.schedule, group.settings.allocation
         _, sparsity = schedule(step)
         read = keras_api.of(self._model).dense
@@ -233,7 +242,7 @@ class MaskUpdater:
             if allocation == "global_normalized"
             else [],
         )
-        flips = 0
+        flips = kept = 0
         for pool in self._pools(group, sparsity):
             new = _largest(
                 [kernels[i] for i in pool.indices],
@@ -248,7 +257,8 @@ class MaskUpdater:
                 for mask, value in zip(masks, new, strict=True):
                     mask.assign(keras_api.shared_tensor(value))
             flips += changed
-        return flips
+            kept += pool.keep
+        return flips, kept
 
     def _pools(self, group: _Group, sparsity: float) -> list[allocation_lib.Pool]:
         return allocation_lib.pools(
@@ -283,6 +293,10 @@ def _largest_on_device(
     return keep_largest_xla(kernels, keep, scales=scales)
 
 
-def _count(masks: list[Any]) -> tuple[int, int]:
+def _kept(masks: list[Any]) -> int:
     views = [keras_api.numpy_view(tf.convert_to_tensor(mask)) for mask in masks]
-    return sum(int(np.count_nonzero(v)) for v in views), sum(v.size for v in views)
+    return sum(int(np.count_nonzero(view)) for view in views)
+
+
+def _size(masks: list[Any]) -> int:
+    return sum(math.prod(mask.shape) for mask in masks)

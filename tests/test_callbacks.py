@@ -2,11 +2,14 @@
 
 import csv
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import dpf_tf
+from dpf_tf import keras_api
+from tests.helpers import assert_bits_equal
 
 STEPS = 64  # 256 examples in batches of 4.
 
@@ -250,6 +253,37 @@ def test_training_without_the_callback_is_refused_at_the_first_step(keras):
         fit(model)  # The step was traced before: it is checked again all the same.
 
 
+def test_later_fits_run_the_step_that_the_first_one_traced(keras):
+    traces = []
+
+    def activation(x):
+        traces.append(x)
+        return keras.activations.relu(x)
+
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(2)]
+    )
+    model.layers[0].activation = activation
+    model = dpf_tf.prune_low_magnitude_dpf(model, RAMP)
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    fit(model, dpf_tf.PruningCallback())
+    assert traces
+    traces.clear()
+    fit(model, dpf_tf.PruningCallback())
+    dpf_tf.freeze_masks(model)
+    fit(model)
+    assert not traces
+
+
+def test_settle_is_a_share_of_each_fit_not_of_all_steps_ever_made(keras):
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=4)
+    model, record = small_model(keras, schedule), recorder(keras)
+    for _ in range(25):  # 25 * 64 * 0.05 steps are more than one fit.
+        fit(model, dpf_tf.PruningCallback(settle=0.05), record)
+    last = fit(model, dpf_tf.PruningCallback(settle=0.05)).history
+    assert last["mask_age"][0] < STEPS
+
+
 def test_evaluate_predict_and_inference_need_no_callback(keras):
     model = small_model(keras, RAMP)
     x, y = data()
@@ -374,3 +408,22 @@ def test_updates_inside_a_traced_function_are_refused(keras):
     updater = dpf_tf.MaskUpdater(small_model(keras, RAMP))
     with pytest.raises(RuntimeError, match="outside"):
         tf.function(lambda: updater.update(0))()
+
+
+def test_masks_chosen_on_an_accelerator_are_those_chosen_on_the_host(keras):
+    masks = []
+    for on_host in (True, False):
+        keras.utils.set_random_seed(1)
+        model = dpf_tf.prune_low_magnitude_dpf(
+            keras.Sequential(
+                [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(2)]
+            ),
+            dpf_tf.ConstantSparsity(0.5),
+            allocation="global_normalized",
+            layers="kernel",
+        )
+        with mock.patch.object(keras_api, "on_cpu", return_value=on_host):
+            update = dpf_tf.MaskUpdater(model).update(0)
+        assert update == (0.5, 160)
+        masks.append(dpf_tf.get_masks(model))
+    assert_bits_equal(*[list(m.values()) for m in masks])
