@@ -22,7 +22,7 @@ import math
 import numbers
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -191,7 +191,8 @@ def pools(
     elif allocation == "erk":
         counts = _erk(shapes, keep_count(sum(sizes), sparsity, len(sizes)))
     else:
-        own = _ramped(validate(allocation), paths, sparsity, final_sparsity)
+        patterns = cast(dict[str, float], validate(allocation))
+        own = _ramped(patterns, paths, sparsity, final_sparsity)
         counts = [keep_count(size, s) for size, s in zip(sizes, own, strict=True)]
     return [Pool((i,), count) for i, count in enumerate(counts)]
 
@@ -231,7 +232,7 @@ def _share(value: Any, pattern: str | None = None) -> float:
             f"The sparsity{where} must be a number in [0, 1), the share of zeros. "
             f"Received: {value!r} (of type {type(value).__name__})"
         )
-    if not 0 <= value < 1:  # NaN fails here too.
+    if not 0 <= float(value) < 1:  # NaN fails here too.
         raise ValueError(
             f"The sparsity{where} must lie in [0, 1): it is the share of weights that "
             f"become zero, for instance 0.9. Received: {value!r}"

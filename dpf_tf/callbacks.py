@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from typing import Any
 
+import keras
 import tensorflow as tf
+import tf_keras
 
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import batch_norm_layers, recalibrate_batch_norm
 from dpf_tf.updater import MaskUpdater
 
 
-class PruningCallback:
+class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     """Recomputes the masks during `fit`: add it to `callbacks`, first in the list.
 
     A mask that is due at step `t` (the optimizer's iterations) is made before the
@@ -55,14 +56,6 @@ class PruningCallback:
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
     """
-
-    model: Any  # Both are Keras's.
-    params: Any
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Makes an object that every imported Keras takes for its own callback."""
-        cls = _concrete(cls, _bases())  # type: ignore[arg-type]
-        return super().__new__(cls)
 
     def __init__(
         self,
@@ -278,20 +271,6 @@ def _refusing(function: Any, layers: list[Any]) -> Any:
 
     train_function.refuses_without_masks = True  # type: ignore[attr-defined]
     return train_function
-
-
-def _bases() -> tuple[type, ...]:
-    return tuple(api.module.callbacks.Callback for api in keras_api.loaded())
-
-
-@functools.cache
-def _concrete(cls: type, bases: tuple[type, ...]) -> type:
-    """Returns the class that both Kerases take for a callback of their own."""
-    missing = tuple(base for base in bases if not issubclass(cls, base))
-    if not missing:
-        return cls
-    body = {"__doc__": cls.__doc__, "__module__": cls.__module__}
-    return type(cls.__name__, (cls, *missing), body)
 
 
 def _refuse_what_keras_cannot(model: Any) -> None:

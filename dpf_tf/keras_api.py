@@ -7,16 +7,14 @@ the rest of the package needs from either stands here under one name.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 
 class Kernel(NamedTuple):
@@ -218,12 +216,7 @@ class Keras3:
 class TFKeras:
     """What the package needs from tf_keras (Keras 2)."""
 
-    @property
-    def module(self) -> types.ModuleType:
-        """The module `tf_keras`."""
-        import tf_keras  # Imported only when an object of it is at hand.
-
-        return tf_keras
+    module: types.ModuleType = tf_keras
 
     @staticmethod
     def mask_options() -> dict[str, Any]:
@@ -268,9 +261,10 @@ class TFKeras:
         """Returns a context with pruned kernels; see `Keras3.substituted`."""
         return _SwappedAttributes(pruned, prove)
 
-    def clone_model(self, model: Any, clone_function: Any) -> Any:
+    @staticmethod
+    def clone_model(model: Any, clone_function: Any) -> Any:
         """Returns the same graph over the layers that `clone_function` gives."""
-        return self.module.models.clone_model(model, clone_function=clone_function)
+        return tf_keras.models.clone_model(model, clone_function=clone_function)
 
     @staticmethod
     def producer(tensor: Any) -> tuple[Any, list[Any]]:
@@ -282,55 +276,12 @@ class TFKeras:
 
 KERAS3 = Keras3()
 TF_KERAS = TFKeras()
-
-
-def loaded() -> Iterator[Keras3 | TFKeras]:
-    """Yields the Kerases that this process has imported."""
-    yield KERAS3
-    if "tf_keras" in sys.modules:
-        yield TF_KERAS
-
-
-class _AtImport(importlib.abc.MetaPathFinder):
-    """Finds a module as usual, and calls a function once it has been imported."""
-
-    def __init__(self, name: str, function: Callable[[], Any]) -> None:
-        self._name = name
-        self._function = function
-        self._searching = False
-
-    def find_spec(
-        self, name: str, path: Any = None, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self._name or self._searching:
-            return None
-        self._searching = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._searching = False
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: types.ModuleType) -> None:
-                execute(module)
-                self._function()
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def when_tf_keras_is_imported(function: Callable[[], Any]) -> None:
-    """Calls a function now, or right after somebody has imported tf_keras."""
-    if "tf_keras" in sys.modules:
-        function()
-    else:
-        sys.meta_path.insert(0, _AtImport("tf_keras", function))
+BOTH = (KERAS3, TF_KERAS)
 
 
 def of(obj: Any) -> Keras3 | TFKeras | None:
     """Returns the Keras whose layer `obj` is, or `None` if it is no layer or model."""
-    for api in loaded():
+    for api in BOTH:
         if isinstance(obj, api.module.layers.Layer):
             return api
     return None

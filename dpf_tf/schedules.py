@@ -321,7 +321,7 @@ def as_schedule(value: Any) -> Any:
     if isinstance(value, PolynomialDecay | ConstantSparsity | _Foreign):
         return value
     if isinstance(value, REAL) and not isinstance(value, bool):
-        return PolynomialDecay(final_sparsity=value)
+        return PolynomialDecay(final_sparsity=float(value))
     if not isinstance(value, type) and callable(value):
         return _from_tfmot(value) or _Foreign(value)
     raise TypeError(

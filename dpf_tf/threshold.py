@@ -98,7 +98,7 @@ def keep_largest(
     while True:
         parts = _in_threads(functools.partial(_scan, low=low, high=high), parts)
         if max(part.largest for part in parts) > INFINITY:
-            refuse_nan([np.count_nonzero(np.isnan(k)) for k in kernels], names)
+            refuse_nan([int(np.count_nonzero(np.isnan(k))) for k in kernels], names)
         # A kernel with nothing above the bracket is given its (first) largest weight.
         forced = _largest_of_empty(parts)
         buffer[list(forced)] = True
@@ -277,9 +277,10 @@ def _scan(part: _Part, low: int, high: int) -> _Part:
     np.greater(bits, high, out=part.mask)
     inside = bits > low
     np.not_equal(inside, part.mask, out=inside)
-    seen = part._replace(largest=int(bits.max()), above=np.count_nonzero(part.mask))
+    above = int(np.count_nonzero(part.mask))
+    seen = part._replace(largest=int(bits.max()), above=above)
     if high - low == 1:  # One value: ties, which may be all weights, are only counted.
-        return seen._replace(inside=np.count_nonzero(inside))
+        return seen._replace(inside=int(np.count_nonzero(inside)))
     at = inside.nonzero()[0]
     return seen._replace(inside=at.size, positions=at + part.position, bits=bits[at])
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import keras_api, prunable, schedules
+from dpf_tf import eligible, keras_api, layer_call, prunable, schedules
 from dpf_tf.feedback import feedback
 from dpf_tf.keras_api import Kernel
 
@@ -75,7 +74,8 @@ class PruneLowMagnitudeDPF:
 
     Raises:
         TypeError: if `layer` is not a Keras layer or an option has the wrong type.
-        ValueError: if an option's value is unknown or the layer has no such kernel.
+        ValueError: if an option's value is unknown, the layer has no such kernel, or
+            Keras 3 does not run on TensorFlow.
 
     Example:
 
@@ -103,9 +103,16 @@ class PruneLowMagnitudeDPF:
                     "PruneLowMagnitudeDPF wraps a layer of Keras 3 or tf_keras. "
                     f"Received: {layer!r} (of type {type(layer).__name__})"
                 )
+            backend = api.module.backend.backend()
+            if backend != "tensorflow":
+                raise ValueError(
+                    "dpf_tf prunes Keras models on TensorFlow, and Keras 3 runs on "
+                    f"{backend!r} here. Set KERAS_BACKEND=tensorflow before Keras is "
+                    "imported."
+                )
             # Python runs __init__ by itself: the class is a subclass of this one.
             cls = wrapper_class(api)
-        return super().__new__(cls, layer, *args, **kwargs)
+        return super().__new__(cls, layer, *args, **kwargs)  # type: ignore[call-arg]
 
     def __init__(
         self,
@@ -146,7 +153,8 @@ class PruneLowMagnitudeDPF:
         if not self._state.kernels:
             if not (self._state.called or self._has_all_kernels()):
                 inputs = self._api.module.Input(batch_shape=tuple(input_shape))
-                self._build_layer((inputs,), {})
+                layer_call.build(self.layer, (inputs,), {})
+                self._state.called = True
             self._make_masks()
         self.built = True
 
@@ -166,48 +174,14 @@ class PruneLowMagnitudeDPF:
         return bool(self.layer.built and found and made)
 
     def _make_masks(self) -> None:
-        api = self._api
-        found = [k for k in prunable.kernels(self.layer) if k.variable is not None]
-        if self._state.chosen is None:
-            usual = [k for k in found if k.kind == "kernel"]
-            chosen = usual or found
-        else:
-            known = {k.path: k for k in found}
-            unknown = [path for path in self._state.chosen if path not in known]
-            if unknown:
-                raise ValueError(
-                    f"Layer '{self.name}' has no kernel {unknown}. "
-                    f"Its kernels are {sorted(known)}"
-                )
-            chosen = [known[path] for path in self._state.chosen]
-        if not chosen:
-            raise ValueError(
-                f"Layer '{self.name}' ({type(self.layer).__name__}) has no weight that "
-                "can be pruned. A layer of your own becomes prunable by a method "
-                "`get_prunable_weights()` that returns its kernels."
-            )
+        chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
         for kernel in chosen:
-            self._refuse_compiled(kernel)
-            dtype = api.dtype(kernel.variable)
-            if dtype != "float32":
-                raise ValueError(
-                    f"Kernel '{self.name}/{kernel.path}' is stored as {dtype}; "
-                    "magnitudes are ranked in float32. For speed in lower precision "
-                    "use a mixed policy, such as 'mixed_bfloat16', which keeps "
-                    "variables in float32."
-                )
-            if kernel.attribute is None and api is keras_api.TF_KERAS:
-                raise ValueError(
-                    f"Kernel '{self.name}/{kernel.path}' is not held by an attribute "
-                    "of its layer (it may be in a list). Under tf_keras a kernel must "
-                    "be an attribute, such as `self.kernel`, to be pruned."
-                )
             mask = self.add_weight(
                 name=_mask_name(kernel.path),
                 shape=tuple(kernel.variable.shape),
                 initializer="ones",
                 trainable=False,
-                **api.mask_options(),
+                **self._api.mask_options(),
             )
             # An attribute, not a list item: tf.train.Checkpoint would skip a list.
             setattr(self, _mask_name(kernel.path), mask)
@@ -215,54 +189,20 @@ class PruneLowMagnitudeDPF:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its pruned kernels."""
-        args, kwargs = self._by_name(args, kwargs)
+        args, kwargs = layer_call.by_name(self.layer, args, kwargs)
         if not self._state.kernels:
             if not self._has_all_kernels():
-                self._build_layer(args, kwargs)
+                layer_call.build(self.layer, args, kwargs)
+                self._state.called = True
             self.built = False  # Keras's loader may have said otherwise.
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
-
-    def _by_name(self, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Passes the first argument by position and the others by the layer's names.
-
-        Our own `call` has another name for the first one. And in a second positional
-        argument tf_keras would see `training`, which it looks for by its place.
-        """
-        names = [
-            name
-            for name, parameter in inspect.signature(self.layer.call).parameters.items()
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
-        if not args and names and names[0] in kwargs:
-            args = (kwargs.pop(names[0]),)
-        named = dict(zip(names[1:], args[1:], strict=False))
-        if len(args) > len(names) or named.keys() & kwargs.keys():
-            return args, kwargs
-        return args[:1], {**named, **kwargs}
-
-    def _build_layer(self, args: Any, kwargs: Any) -> None:
-        """Builds the wrapped layer as Keras would: by a call, on symbolic inputs.
-
-        Composite layers and attention make their kernels only then, and our own
-        `build` sees the first input's shape alone.
-        """
-        keras = self._api.module
-
-        def symbolic(x: Any) -> Any:
-            if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
-                return x
-            return keras.Input(batch_shape=tuple(x.shape), dtype=x.dtype)
-
-        args, kwargs = tf.nest.map_structure(symbolic, (args, dict(kwargs)))
-        self.layer(*args, **kwargs)
-        self._state.called = True
 
     def call(self, inputs: Any, *args: Any, training: Any = None, **kwargs: Any) -> Any:
         """Calls the wrapped layer; gradients of the pruned kernels reach the dense."""
         # tf_keras converts this with autograph, as it would the layer's own `call`: it
         # must see the layer's call, and no more than that.
         pruned = self._prune_for_call(training)
-        kwargs = self._taken(kwargs)
+        kwargs = layer_call.taken(self.layer, kwargs)
         with pruned:
             outputs = self.layer(inputs, *args, **kwargs)
         self._check_call(pruned, outputs, training)
@@ -273,19 +213,6 @@ class PruneLowMagnitudeDPF:
         self.check_watched(training)
         prove = _mode(training) not in self._state.proved
         return self._api.substituted(self._pruned(), prove)
-
-    @tf.autograph.experimental.do_not_convert
-    def _taken(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the keyword arguments without a mask that the layer does not take.
-
-        tf_keras gives the mask of the inputs to every `call` with `**kwargs`: to ours.
-        """
-        parameters = inspect.signature(self.layer.call).parameters
-        if "mask" in parameters or any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-        ):
-            return kwargs
-        return {name: value for name, value in kwargs.items() if name != "mask"}
 
     @tf.autograph.experimental.do_not_convert
     def _check_call(self, pruned: Any, outputs: Any, training: Any) -> None:
@@ -302,15 +229,6 @@ class PruneLowMagnitudeDPF:
                 self._state.kernels, self.masks.values(), strict=True
             )
         ]
-
-    def _refuse_compiled(self, kernel: Kernel) -> None:
-        for layer in (self.layer, kernel.owner):
-            if hasattr(layer.call, "get_concrete_function"):
-                raise ValueError(
-                    f"The `call` of layer '{layer.name}' ({type(layer).__name__}) is a "
-                    "`tf.function`, which would keep the pruned kernel of its first "
-                    "trace. Take the decorator off: `fit` compiles the whole step."
-                )
 
     def _refuse_unused(self, unused: list[str]) -> None:
         if unused:
@@ -465,7 +383,5 @@ def wrapper_class(api: Any) -> type:
     return keras.saving.register_keras_serializable(package="dpf_tf")(concrete)
 
 
-for _api in keras_api.loaded():
+for _api in keras_api.BOTH:  # A saved model is loaded before any layer is wrapped.
     wrapper_class(_api)
-# Imported after us, tf_keras must know the class before it loads a model.
-keras_api.when_tf_keras_is_imported(lambda: wrapper_class(keras_api.TF_KERAS))

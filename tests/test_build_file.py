@@ -34,6 +34,7 @@ ROOMS = (
     ("schedules",),
     ("keras_api",),
     ("prunable",),
+    ("eligible", "layer_call"),
     ("wrapper",),
     ("selection",),
     ("batch_norm",),

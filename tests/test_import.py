@@ -18,10 +18,12 @@ import json, logging, os, random, sys, warnings
 modules = sorted(sys.modules)
 environment = dict(os.environ)
 filters = [repr(entry) for entry in warnings.filters]
+finders = [type(finder).__name__ for finder in sys.meta_path]
 import keras, numpy, tensorflow as tf
 state = {
     "environment": environment,
     "warning filters": filters,
+    "module finders": finders,
     "tf.keras": [tf.keras.__name__, tf.keras.__version__],
     "policy": keras.config.dtype_policy().name,
     "float type": keras.config.floatx(),
@@ -93,7 +95,6 @@ def first():
     [
         "tensorflow_model_optimization",
         "tensorflow_datasets",
-        "tf_keras",
         "matplotlib",
         "sklearn",
         "ai_edge_litert",

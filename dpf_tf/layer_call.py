@@ -1,0 +1,63 @@
+"""How a wrapped layer is called: with what Keras gives to the wrapper, by its names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import tensorflow as tf
+
+from dpf_tf import keras_api
+
+
+def by_name(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Passes the first argument by position and the others by the layer's names.
+
+    The wrapper's own `call` has another name for the first one. And in a second
+    positional argument tf_keras would see `training`, which it looks for by its place.
+    """
+    names = [
+        name
+        for name, parameter in inspect.signature(layer.call).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if not args and names and names[0] in kwargs:
+        args = (kwargs.pop(names[0]),)
+    named = dict(zip(names[1:], args[1:], strict=False))
+    if len(args) > len(names) or named.keys() & kwargs.keys():
+        return args, kwargs
+    return args[:1], {**named, **kwargs}
+
+
+@tf.autograph.experimental.do_not_convert
+def taken(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments without a mask that the layer does not take.
+
+    tf_keras gives the mask of the inputs to every `call` with `**kwargs`: the
+    wrapper's.
+    """
+    parameters = inspect.signature(layer.call).parameters
+    if "mask" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    ):
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name != "mask"}
+
+
+def build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Builds a layer as Keras would: by a call, on symbolic inputs.
+
+    Composite layers and attention make their kernels only then, and a wrapper's own
+    `build` sees the first input's shape alone.
+    """
+    keras = keras_api.of(layer).module
+
+    def symbolic(x: Any) -> Any:
+        if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
+            return x
+        return keras.Input(batch_shape=tuple(x.shape), dtype=x.dtype)
+
+    args, kwargs = tf.nest.map_structure(symbolic, (args, dict(kwargs)))
+    layer(*args, **kwargs)
