@@ -8,8 +8,7 @@ VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 # TensorFlow gets one thread in each test worker (tests/conftest.py).
 WORKERS ?= 2
-# The programs among them; the rest are their helpers.
-BENCHMARKS ?= $(shell grep -ls __main__ benchmarks/*.py)
+BENCHMARKS ?= mask_update step_time
 
 PY := $(VENV)/bin/python
 OLDEST_PY := $(OLDEST_VENV)/bin/python
@@ -37,7 +36,7 @@ help:
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff format and mend the sources'
 	@echo 'make build-file   write BUILD anew from the sources'
-	@echo 'make bench        the benchmarks; BENCHMARKS=benchmarks/NAME.py for one'
+	@echo 'make bench        the benchmarks; BENCHMARKS=NAME for one'
 	@echo 'make clean        remove what was made here, except the environments'
 	@echo 'make distclean    remove the environments too'
 	@echo 'PYTHON=python3.12 chooses the Python of a new environment.'
@@ -69,11 +68,11 @@ demo: $(VENV)/.installed-demo
 	$(PY) examples/digits.py --out=demo_output
 
 bench: $(VENV)/.installed-test
-	@test -n '$(BENCHMARKS)' || { echo 'no program in benchmarks/ to run' >&2; exit 1; }
-	@set -e; for file in $(BENCHMARKS); do \
-	    module=$$(echo "$${file%.py}" | tr / .); \
-	    echo "== $$module"; $(PY) -m "$$module"; \
+	@set -e; for name in $(BENCHMARKS); do \
+	    echo "== benchmarks.$$name"; \
+	    $(PY) -m "benchmarks.$$name" --out="benchmarks/results/$$name.json"; \
 	done
+	$(PY) -m benchmarks.tables
 
 # --- Checks -------------------------------------------------------------------------
 

@@ -24,7 +24,13 @@ REQUIREMENTS = [
 ]
 
 DEMO = ["scikit-learn>=1.4", "matplotlib>=3.8"]
-TEST = [*DEMO, "pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100"]
+TEST = [
+    *DEMO,
+    "tensorboard>=2.19",
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+]
 DEV = [*TEST, "ruff>=0.9", "mypy>=1.14", "build>=1.2"]
 
 

@@ -9,6 +9,7 @@ distribution strategy every replica and worker gets the same mask.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +83,7 @@ class MaskUpdater:
         self._last_change: int | None = None
         self._found: list[tuple[str, Any]] | None = None
         self._groups: list[_Group] | None = None
+        self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
         self._sparsity = 0.0
         for layer in self.layers:
             layer.set_watched(True)
@@ -141,6 +143,8 @@ class MaskUpdater:
         if flips:
             self._last_change = step
         self._measure(due, sum(kept for _, kept in updates))
+        for group in due:
+            self._warn_of_bare_kernels(group, step)
         return MaskUpdate(self._sparsity, flips)
 
     def measure(self) -> None:
@@ -259,6 +263,29 @@ class MaskUpdater:
             flips += changed
             kept += pool.keep
         return flips, kept
+
+    def _warn_of_bare_kernels(self, group: _Group, step: int) -> None:
+        """Names the kernels of which the final sparsity leaves next to nothing."""
+        schedule, allocation = group.settings.schedule, group.settings.allocation
+        if allocation not in ("global", "global_normalized"):
+            return  # The others decide of each kernel by itself.
+        final = schedule(step)[1] == schedule.final_sparsity
+        if not final or group.settings in self._looked_at:
+            return
+        self._looked_at.append(group.settings)
+        few = min(0.01, (1.0 - schedule.final_sparsity) / 2)
+        bare = [
+            f"{path} ({kept:,} of {_size([mask]):,})"
+            for path, mask in zip(group.paths, group.masks, strict=True)
+            if (kept := _kept([mask])) < few * _size([mask])
+        ]
+        if bare:
+            warnings.warn(
+                f"Next to no weights are left in {', '.join(bare)}: little gets "
+                "through such a layer. Consider allocation='erk' or 'uniform', a ramp "
+                "instead of a sudden target, or leave them dense with `exclude=`.",
+                stacklevel=4,
+            )
 
     def _pools(self, group: _Group, sparsity: float) -> list[allocation_lib.Pool]:
         return allocation_lib.pools(

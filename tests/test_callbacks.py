@@ -394,6 +394,25 @@ def test_wrong_types_and_misspelt_keywords_are_refused():
         dpf_tf.PruningCallback(setle=0.1)
 
 
+def test_kernels_left_with_under_one_percent_of_their_weights_are_named_once(keras):
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(64, name="small"),
+            keras.layers.Dense(64, name="large"),
+            keras.layers.Dense(2),
+        ]
+    )
+    kernel = model.get_layer("small").kernel
+    kernel.assign(1e-3 * kernel)
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, dpf_tf.ConstantSparsity(0.5))
+    updater = dpf_tf.MaskUpdater(pruned)
+    with pytest.warns(UserWarning, match=r"left in small/kernel \(1 of 512\)") as seen:
+        updater.update(0)
+        updater.update(16)
+    assert len(seen) == 1
+
+
 def test_nan_weights_are_refused_by_name(keras):
     model = small_model(keras, RAMP)
     kernel = model.layers[0].kernels["kernel"]

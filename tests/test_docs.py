@@ -15,6 +15,7 @@ import keras as keras_3
 import pytest
 
 import dpf_tf
+from benchmarks import tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -62,6 +63,11 @@ def test_markdown_examples(path):
     for line, code in executable_blocks(path.read_text(encoding="utf-8")):
         # Padded, so that a traceback gives the line in the Markdown file.
         exec(compile("\n" * line + code, str(path), "exec"), namespace)
+
+
+def test_tables_are_those_of_the_committed_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tables.fill(readme) == readme, "run `python -m benchmarks.tables`"
 
 
 def test_names_in_markdown_exist():

@@ -21,6 +21,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "sklearn": "scikit_learn"}
 NEEDS_CHECKOUT = {
     "tests/test_build_file",
     "tests/test_docs",
+    "tests/test_examples",
     "tests/test_import",
     "tests/test_packaging",
 }

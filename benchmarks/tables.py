@@ -1,0 +1,123 @@
+"""The tables in README.md, made from the JSON files of the benchmarks.
+
+    python -m benchmarks.tables
+
+writes them anew, between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ARMS = {"dpf": "DPF", "tfmot": "TFMOT", "dense_again": "dense again"}
+KERASES = {"keras": "Keras 3", "tf_keras": "tf_keras"}
+
+
+def step_time() -> list[str]:
+    """Returns the table of what pruning adds to a training of ResNet-20."""
+    record = _load("step_time")
+    columns: dict[str, dict[str, float]] = {}
+    for result in record["results"]:
+        for arm in ARMS:
+            if arm in result["fresh"]:
+                column = f"{ARMS[arm]}, {KERASES[result['keras']]}"
+                columns[column] = _ratios(result, arm)
+    rows = list(next(iter(columns.values())))
+    return [
+        "ResNet-20, 90 % sparse, a mask update every 16 steps, as ratios to dense "
+        "training (dense again: the same model once more, which shows the noise):",
+        "",
+        *_head(["", *columns]),
+        *(_row([row, *(f"{c[row]:.2f}" for c in columns.values())]) for row in rows),
+        "",
+        _made(record),
+    ]
+
+
+def _ratios(result: dict[str, Any], arm: str) -> dict[str, float]:
+    fresh = result["fresh"][arm]
+    return {
+        **{
+            f"step, batch {batch}": arms[arm]["wall"]["ratio"]
+            for batch, arms in result["step_time"].items()
+        },
+        "first step": fresh["first_step"]["ratio"],
+        "graph operations": fresh["graph_ratio"],
+        "bytes added per prunable weight": fresh.get(
+            "extra_bytes_per_prunable_weight", 0.0
+        ),
+    }
+
+
+def mask_update() -> list[str]:
+    """Returns the table of one global mask update of ResNet-50."""
+    record = _load("mask_update")
+    arms = {
+        "update": "the whole update: masks found, flips counted, masks assigned",
+        "partition": "`np.partition` of the magnitudes, in one array",
+        "abs_partition": "`np.abs` and `np.partition`",
+        "sort": "a full sort of each kernel, as TFMOT does",
+        "xla": "our form for accelerators, compiled for the CPU",
+    }
+    results = record["results"]
+    millions, kernels = results[0]["weights"] / 1e6, results[0]["kernels"]
+    return [
+        f"One exact global mask update of ResNet-50 ({millions:.1f} million weights in "
+        f"{kernels} kernels), in seconds, by sparsity:",
+        "",
+        *_head(["", *(f"{result['sparsity']:.0%}" for result in results)]),
+        *(
+            _row([label, *(f"{r['arms'][arm]['median_seconds']:.3f}" for r in results)])
+            for arm, label in arms.items()
+        ),
+        "",
+        _made(record),
+    ]
+
+
+def _load(name: str) -> dict[str, Any]:
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _made(record: dict[str, Any]) -> str:
+    """Returns the sentence that says how and where a file was made."""
+    machine, versions = record["machine"], record["versions"]
+    command = record["command"].split(" --")[0]
+    return (
+        f"`{command}`, {record['date'][:10]}, {machine['cores']} cores of an "
+        f"{machine['cpu']}, TensorFlow {versions['tensorflow']}, Keras "
+        f"{versions['keras']}, tf_keras {versions['tf_keras']}."
+    )
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_row(cells), "|---" * len(cells) + "|"]
+
+
+TABLES = {"step_time": step_time, "mask_update": mask_update}
+
+
+def fill(text: str) -> str:
+    """Returns a Markdown text with its tables made anew."""
+    for name, table in TABLES.items():
+        start = f"<!-- table: {name} -->"
+        body = "\n".join([start, *table(), "<!-- end -->"])
+        section = re.compile(re.escape(start) + ".*?<!-- end -->", re.DOTALL)
+        text, count = section.subn(lambda _, body=body: body, text)
+        if count != 1:
+            raise ValueError(f"Expected {start!r} once, found it {count} times.")
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
