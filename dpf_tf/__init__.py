@@ -12,15 +12,11 @@ Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 
 
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
-from dpf_tf.model import (
-    freeze_masks,
-    get_masks,
-    prune_low_magnitude_dpf,
-    strip_pruning,
-)
+from dpf_tf.model import freeze_masks, get_masks, prune_low_magnitude_dpf
 from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
 from dpf_tf.schedules import ConstantSparsity, PolynomialDecay
+from dpf_tf.strip import strip_pruning
 from dpf_tf.updater import MaskUpdater
 from dpf_tf.version import __version__
 from dpf_tf.wrapper import PruneLowMagnitudeDPF

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
-from dpf_tf.selection import wrappers
+from dpf_tf.graph import wrappers
 
 
 def batch_norm_layers(model: Any) -> list[Any]:

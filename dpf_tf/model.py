@@ -1,9 +1,8 @@
-"""From a dense model to a pruned one and back: wrap, read the masks, freeze, strip."""
+"""From a dense model to a pruned one; its masks, and when they become final."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, prunable, schedules
-from dpf_tf.selection import Choice, Selection, is_graph, output_layers, walk, wrappers
+from dpf_tf.graph import is_graph, output_layers, pruned_layers, rebuild, walk
+from dpf_tf.selection import Choice, Selection
 from dpf_tf.wrapper import PruneLowMagnitudeDPF, Settings, check_structure
 
 
@@ -229,38 +229,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
         )
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
-    return _rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
-
-
-def _rebuild(model: Any, replace: Callable[[Any], Any], api: Any, verb: str) -> Any:
-    """Returns the same model over other layers; nested ones are kept if unchanged."""
-    made: dict[int, Any] = {}
-
-    def leaf(layer: Any) -> Any:
-        if id(layer) not in made:
-            made[id(layer)] = replace(layer)
-        return made[id(layer)]
-
-    def clone(layer: Any) -> Any:
-        if not is_graph(layer):
-            return leaf(layer)
-        if id(layer) not in made:
-            changed = [leaf(x) is not x for _, x in walk(layer)]
-            made[id(layer)] = rebuild(layer) if any(changed) else layer
-        return made[id(layer)]
-
-    def rebuild(model: Any) -> Any:
-        copy = api.clone_model(model, clone)
-        if type(copy) is not type(model):
-            raise ValueError(
-                f"Model '{model.name}' is a {type(model).__name__}; rebuilding it "
-                f"would give a {type(copy).__name__} and lose its own methods, such as "
-                f"`train_step`. To {verb} it, make the functional part a plain "
-                "`keras.Model`, and your class around that."
-            )
-        return copy
-
-    return rebuild(model)
+    return rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
 
 
 def _unknown(path: str, layer: Any) -> str:
@@ -307,22 +276,6 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
     }
 
 
-def pruned_layers(model: Any) -> list[tuple[str, Any]]:
-    """Returns `(path, wrapper)` of the pruned layers; an error if there are none."""
-    if keras_api.of(model) is None:
-        raise TypeError(
-            "`model` must be a model or layer of Keras 3 or tf_keras. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
-    found = wrappers(model)
-    if not found:
-        raise ValueError(
-            f"Nothing in '{model.name}' is pruned. Wrap it first: "
-            "`dpf_tf.prune_low_magnitude_dpf(model, 0.9)`."
-        )
-    return found
-
-
 def freeze_masks(model: Any) -> None:
     """Makes the present masks final: later fits fine-tune the sparse model.
 
@@ -349,102 +302,3 @@ def freeze_masks(model: Any) -> None:
     """
     for _, layer in pruned_layers(model):
         layer.set_frozen(True)
-
-
-def strip_pruning(model: Any, into: Any = None) -> Any:
-    """Returns the plain sparse model: exact zeros, and nothing of dpf_tf in it.
-
-    The pruned model stays as it is and can be trained further; the stripped one has
-    its own copy of every variable.
-
-    Args:
-        model: a pruned model, a wrapped layer, or a list of them.
-        into: a plain model of the same architecture and built, which receives the
-            weights. Needed for subclassed models; with it nothing is cloned.
-
-    Returns:
-        A new, uncompiled model of the same name, or `into`.
-
-    Raises:
-        ValueError: if nothing is pruned, or `into` does not fit.
-
-    Example:
-
-        >>> import keras
-        >>> import dpf_tf
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3),
-        ...                           keras.layers.Dense(2)])
-        >>> pruned = dpf_tf.prune_low_magnitude_dpf(model, 0.5)
-        >>> [type(layer).__name__ for layer in dpf_tf.strip_pruning(pruned).layers]
-        ['Dense', 'Dense']
-    """
-    if isinstance(model, list | tuple):
-        return [strip_pruning(item) for item in model]
-    masked = {
-        id(kernel): value
-        for _, layer in pruned_layers(model)
-        for kernel, value in zip(
-            layer.kernels.values(), layer.masked_kernels.values(), strict=True
-        )
-    }
-    masks = {id(m) for _, layer in wrappers(model) for m in layer.masks.values()}
-    if into is not None:
-        source = [v for v in model.variables if id(v) not in masks]
-        _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
-        return into
-    api = keras_api.of(model)
-    if isinstance(model, PruneLowMagnitudeDPF):
-        return _strip_layer(model, masked)
-    if not is_graph(model):
-        raise ValueError(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}), which "
-            "cannot be cloned. Make a plain one without wrappers, build it by a call "
-            "on a batch, and give it: `strip_pruning(pruned, into=plain_model)`."
-        )
-    pairs: list[tuple[Any, Any]] = []
-
-    def fresh(layer: Any) -> Any:
-        if keras_api.of(layer) is None:
-            return layer  # An operation of Keras 3, such as `x + y`: it has no state.
-        source = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
-        copy = type(source).from_config(source.get_config())
-        pairs.append((source, copy))
-        return copy
-
-    stripped = _rebuild(model, fresh, api, "strip")
-    for source, copy in pairs:
-        _copy_variables(
-            source.variables, copy.variables, masked, f"layer '{source.name}'"
-        )
-    if wrappers(stripped):
-        raise ValueError(
-            "These pruned layers lie inside layers of your own, which make them anew "
-            f"from their config: {[path for path, _ in wrappers(stripped)]}. Give a "
-            "plain model: `strip_pruning(pruned, into=plain_model)`."
-        )
-    return stripped
-
-
-def _strip_layer(wrapper: Any, masked: dict[int, tf.Tensor]) -> Any:
-    layer = wrapper.layer
-    copy = type(layer).from_config(layer.get_config())
-    if layer.built:
-        copy.build_from_config(layer.get_build_config())
-        _copy_variables(
-            layer.variables, copy.variables, masked, f"layer '{layer.name}'"
-        )
-    return copy
-
-
-def _copy_variables(
-    source: list[Any], target: list[Any], masked: dict[int, tf.Tensor], where: str
-) -> None:
-    described = [[(v.name, tuple(v.shape)) for v in vs] for vs in (source, target)]
-    shapes = [[shape for _, shape in description] for description in described]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"The variables of {where} are not those of the pruned model. "
-            f"Expected: {described[0]}. Found: {described[1]}"
-        )
-    for old, new in zip(source, target, strict=True):
-        new.assign(masked.get(id(old), old))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dpf_tf import keras_api, prunable
-from dpf_tf.model import pruned_layers
-from dpf_tf.selection import default_reason, is_graph, output_layers, walk
+from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk
+from dpf_tf.selection import default_reason
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 

@@ -3,104 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from dpf_tf import keras_api, prunable
+from dpf_tf import prunable
 from dpf_tf.keras_api import Kernel
-from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 Choice = str | list[str] | Callable[[Any], bool] | None
-
-
-def is_graph(model: Any) -> bool:
-    """Tells whether a model is Sequential or functional, so that it can be cloned."""
-    api = keras_api.of(model)
-    if api is None or not isinstance(model, api.module.Model):
-        return False
-    if isinstance(model, api.module.Sequential):
-        return True
-    return any(cls.__name__ == "Functional" for cls in type(model).__mro__)
-
-
-def walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields `(path, layer)` of a model's layers in order, nested models opened.
-
-    Composite layers and wrappers are not opened: they are wrapped, or not, as one.
-    A layer that is used in several places comes once.
-    """
-    seen: set[int] = set()
-
-    def visit(model: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        for layer in model.layers:
-            if id(layer) in seen:
-                continue
-            seen.add(id(layer))
-            if is_graph(layer):
-                yield from visit(layer, f"{prefix}{layer.name}/")
-            else:
-                yield prefix + layer.name, layer
-
-    yield from visit(model, prefix)
-
-
-def wrappers(model: Any) -> list[tuple[str, PruneLowMagnitudeDPF]]:
-    """Returns `(path, wrapper)` of every pruned layer, wherever the model holds it."""
-    seen: set[int] = set()
-    found: list[tuple[str, PruneLowMagnitudeDPF]] = []
-
-    def visit(layer: Any, path: str) -> None:
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        if isinstance(layer, PruneLowMagnitudeDPF):
-            found.append((path, layer))
-            return
-        for name, child in prunable.sublayers(layer):
-            visit(child, f"{path}/{name}" if path else name)
-
-    is_model = isinstance(model, keras_api.of(model).module.Model)
-    visit(model, "" if is_model else model.name)
-    taken: dict[str, int] = {}
-    unique = []
-    for path, layer in found:  # A subclassed model may hold layers of the same name.
-        taken[path] = taken.get(path, 0) + 1
-        unique.append((path if taken[path] == 1 else f"{path}:{taken[path]}", layer))
-    return unique
-
-
-def output_layers(model: Any) -> set[int]:
-    """Returns the ids of the layers with weights that make the model's outputs.
-
-    The search goes back from each output through layers that have no weights and one
-    input (softmax, reshape, pooling), and into nested models. A merge, such as the
-    last addition of a network without its head, ends it.
-    """
-    api = keras_api.of(model)
-    if not getattr(model, "outputs", None):
-        layers = getattr(model, "layers", [])  # A Sequential that is not built.
-        with_weights = [x for x in layers if _may_have_weights(x)]
-        return {id(x) for x in with_weights[-1:]}
-    found: set[int] = set()
-
-    def search(tensor: Any) -> None:
-        layer, inputs = api.producer(tensor)
-        if is_graph(layer):
-            found.update(output_layers(layer))
-        elif not hasattr(layer, "weights"):
-            return  # An operation such as `x + y`.
-        elif layer.weights:
-            found.add(id(layer))
-        elif len(inputs) == 1:
-            search(inputs[0])
-
-    for tensor in model.outputs:
-        search(tensor)
-    return found
-
-
-def _may_have_weights(layer: Any) -> bool:
-    return bool(layer.weights) or any(True for _ in prunable.kernels(layer))
 
 
 class Selection:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, threshold
-from dpf_tf.model import pruned_layers
+from dpf_tf.graph import pruned_layers
 from dpf_tf.threshold_xla import keep_largest_xla
 from dpf_tf.wrapper import Settings
 
