@@ -131,7 +131,27 @@ class _SwappedAttributes:
         return self._tape.gradient(results, value) is not None
 
 
-class Keras3:
+class _EitherKeras:
+    """What is the same in both."""
+
+    @staticmethod
+    def _stored(variable: Any) -> Any:
+        """Returns TensorFlow's variable, in the dtype in which it is stored."""
+        raise NotImplementedError
+
+    @classmethod
+    def dense(cls, variable: Any) -> tf.Tensor:
+        """Returns the dense kernel in its own dtype, watched by gradient tapes."""
+        return tf.convert_to_tensor(cls._stored(variable))
+
+    @classmethod
+    def in_scope(cls, variable: Any) -> bool:
+        """Tells whether a variable was made under the strategy that is in force."""
+        extended = tf.distribute.get_strategy().extended
+        return extended.variable_created_in_scope(cls._stored(variable))
+
+
+class Keras3(_EitherKeras):
     """What the package needs from Keras 3."""
 
     module: types.ModuleType = keras
@@ -144,17 +164,6 @@ class Keras3:
     @staticmethod
     def _stored(variable: Any) -> Any:
         return variable.value
-
-    @classmethod
-    def dense(cls, variable: Any) -> tf.Tensor:
-        """Returns the dense kernel in its own dtype, watched by gradient tapes."""
-        return tf.convert_to_tensor(cls._stored(variable))
-
-    @classmethod
-    def in_scope(cls, variable: Any) -> bool:
-        """Tells whether a variable was made under the strategy that is in force."""
-        extended = tf.distribute.get_strategy().extended
-        return extended.variable_created_in_scope(cls._stored(variable))
 
     @staticmethod
     def dtype(variable: Any) -> str:
@@ -213,7 +222,7 @@ class Keras3:
         return operation, list(node.input_tensors)
 
 
-class TFKeras:
+class TFKeras(_EitherKeras):
     """What the package needs from tf_keras (Keras 2)."""
 
     module: types.ModuleType = tf_keras
@@ -232,17 +241,6 @@ class TFKeras:
         # Under mixed precision tf_keras hides the float32 variable in an
         # AutoCastVariable, which casts at every public read inside a layer's call.
         return variable._variable if hasattr(variable, "true_dtype") else variable
-
-    @classmethod
-    def dense(cls, variable: Any) -> tf.Tensor:
-        """Returns the dense kernel in its own dtype, watched by gradient tapes."""
-        return tf.convert_to_tensor(cls._stored(variable))
-
-    @classmethod
-    def in_scope(cls, variable: Any) -> bool:
-        """Tells whether a variable was made under the strategy that is in force."""
-        extended = tf.distribute.get_strategy().extended
-        return extended.variable_created_in_scope(cls._stored(variable))
 
     @classmethod
     def dtype(cls, variable: Any) -> str:
