@@ -8,8 +8,10 @@ from sklearn.datasets import load_digits
 import dpf_tf
 from tests.helpers import assert_bits_equal, values
 
-COMMON = 336  # Steps that all runs share.
-SHORTEST = 448  # The runs end 0 to 15 steps after this one, a step with a mask update.
+COMMON = 336  # Steps that all runs share: the masks are as sparse as they get.
+CYCLES = 8  # Mask updates, 16 steps apart, after which the accuracy is looked at.
+END = COMMON + 16 * CYCLES
+LAST = END - 16  # The step of the last mask update.
 
 
 def digits():
@@ -23,7 +25,7 @@ def digits():
 
 def batches(first, count):
     (x, y), _ = digits()
-    chosen = np.random.default_rng(1).integers(0, len(x), (SHORTEST + 16, 64))
+    chosen = np.random.default_rng(1).integers(0, len(x), (END, 64))
     chosen = chosen[first : first + count]
     return tf.data.Dataset.from_tensor_slices((x[chosen], y[chosen]))
 
@@ -69,33 +71,33 @@ def test_accuracy_after_fit_is_independent_of_the_last_update_once_masks_settle(
     state = state_of(model)
 
     # Without settling the masks do not depend on the announced length: the accuracy
-    # after step SHORTEST + k is that right after a fit of so many steps.
+    # after each step is that right after a fit of so many steps.
     unsettled = []
 
     class Accuracy(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            if COMMON + batch >= SHORTEST:
-                unsettled.append(accuracy(self.model))
+            unsettled.append(accuracy(self.model))
 
-    train(model, COMMON, SHORTEST + 16 - COMMON, 0, Accuracy())
+    train(model, COMMON, END - COMMON, 0, Accuracy())
     settled = []
-    for extra in range(16):
+    for shorter in range(16):
         for variable, value in state:
             variable.assign(value)
-        train(model, COMMON, SHORTEST + 1 + extra - COMMON, 0.1)
+        train(model, COMMON, END - COMMON - shorter, 0.2)
         settled.append(accuracy(model))
 
-    print(f"right after fit, 0..15 steps later: {np.round(unsettled, 3)}")
-    print(f"with the masks settled:             {np.round(settled, 3)}")
-    assert len(unsettled) == 16
-    assert np.ptp(unsettled) > 0.04, "nothing is lost without settling: no test"
-    assert np.ptp(settled) < 0.5 * np.ptp(unsettled)
-    assert min(settled) > min(unsettled) + 0.03
+    cycles = np.reshape(unsettled, (CYCLES, 16))
+    lost = np.ptp(cycles, axis=1).mean()
+    print(f"1 to 16 steps after a mask update: {np.round(cycles.mean(0), 3)}")
+    print(f"with the masks settled, by length: {np.round(settled, 3)}")
+    assert lost > 0.04, "nothing is lost without settling: no test"
+    assert np.ptp(settled) < 0.5 * lost
+    assert min(settled) > cycles.min(axis=1).mean() + 0.03
 
 
 def test_recalibration_gives_back_what_the_last_mask_update_took(keras):
     model = net(keras)
-    train(model, 0, SHORTEST + 1, settle=0)  # The last step has made new masks.
+    train(model, 0, LAST + 1, settle=0)  # The last step has made new masks.
     before = accuracy(model)
     dpf_tf.recalibrate_batch_norm(model, batches(0, 20))
     assert accuracy(model) > before + 0.02
@@ -142,7 +144,7 @@ def test_the_callback_recalibrates_before_each_validation(keras):
             settle=0, recalibrate_data=data, recalibrate_steps=20
         )
         history = model.fit(
-            batches(0, SHORTEST + 1),
+            batches(0, LAST + 1),
             verbose=0,
             callbacks=[pruning],
             validation_data=digits()[1],

@@ -317,14 +317,14 @@ def prune_half(wrapper):
 def write_masked(wrappers, source, target):
     """Copies variables; of the pruned kernels, `mask * kernel`."""
     masks = {
-        id(kernel): np.array(mask)
+        id(kernel): mask.numpy()
         for wrapper in wrappers
         for kernel, mask in zip(
             wrapper.kernels.values(), wrapper.masks.values(), strict=True
         )
     }
     for ours, theirs in zip(source, target, strict=True):
-        theirs.assign(np.array(ours) * masks.get(id(ours), 1))
+        theirs.assign(ours.numpy() * masks.get(id(ours), 1))
 
 
 def masked_twin(keras, case, wrapper):
@@ -402,7 +402,7 @@ def assert_keeps_contract(keras, case, wrapper, mode="eager"):
     pruned = {id(kernel) for kernel in wrapper.kernels.values()}
     both = zip(wrapper.layer.variables, twin.variables, strict=True)
     others = [pair for pair in both if id(pair[0]) not in pruned]
-    assert_close(*([np.array(pair[i]) for pair in others] for i in (0, 1)))
+    assert_close(*([pair[i].numpy() for pair in others] for i in (0, 1)))
     # The feedback: pruned weights get their gradient too.
     trained = [id(variable) for variable in wrapper.trainable_variables]
     for (path, kernel), mask in zip(wrapper.kernels.items(), masks, strict=True):
@@ -433,7 +433,7 @@ def cases_and_modes():
             yield pytest.param(case, mode, id=f"{name}-{mode}", marks=marks)
 
 
-@pytest.mark.parametrize(("case", "mode"), cases_and_modes())
+@pytest.mark.parametrize(("case", "mode"), list(cases_and_modes()))
 def test_a_wrapped_layer_is_its_dense_twin_with_unmasked_gradients(keras, case, mode):
     skip_where_dense_fails(keras, case, mode)
     assert_keeps_contract(keras, case, wrapped(keras, case), mode)
@@ -516,8 +516,8 @@ def test_the_contract_holds_in_mixed_precision(keras, case, policy):
     keras.mixed_precision.set_global_policy(policy)
     wrapper = wrapped(keras, case)
     assert wrapper.dtype_policy.name == wrapper.layer.dtype_policy.name
-    assert {np.array(x).dtype.name for x in wrapper.kernels.values()} == {"float32"}
-    assert {np.array(x).dtype.name for x in wrapper.masks.values()} == {"bool"}
+    assert {x.numpy().dtype.name for x in wrapper.kernels.values()} == {"float32"}
+    assert {x.numpy().dtype.name for x in wrapper.masks.values()} == {"bool"}
     assert_keeps_contract(keras, case, wrapper)
 
 
@@ -531,7 +531,7 @@ def test_weight_decay_acts_on_the_dense_kernel(keras):
     prune_half(wrapper)
     with tf.GradientTape() as tape:
         (loss,) = wrapper.losses
-    kernel = np.array(wrapper.kernel)
+    kernel = wrapper.kernel.numpy()
     np.testing.assert_allclose(loss, 0.1 * np.sum(kernel**2), rtol=1e-6)
     gradient = tape.gradient(loss, raw(wrapper.kernel))
     np.testing.assert_allclose(gradient, 0.2 * kernel, rtol=1e-6)
@@ -623,9 +623,9 @@ def test_whether_it_is_training_reaches_the_wrapped_layer(keras, training):
     wrapper = wrapped(keras, case)
     wrapper.set_watched(True)
     args, _ = case.call()
-    mean = np.array(wrapper.norm.moving_mean)
+    mean = wrapper.norm.moving_mean.numpy()
     wrapper(*args, training=training)
-    moved = np.any(np.array(wrapper.norm.moving_mean) != mean)
+    moved = np.any(wrapper.norm.moving_mean.numpy() != mean)
     assert moved == bool(training)
 
 
@@ -694,12 +694,12 @@ def test_a_kernel_in_a_list_is_refused_by_name_where_it_cannot_work(keras):
 def test_a_layer_that_writes_its_kernel_is_refused_and_the_kernel_kept(keras):
     wrapper = wrap(custom(keras).Writing(name="writing"))
     wrapper.build((2, 3))
-    kernel = np.array(wrapper.form)
+    kernel = wrapper.form.numpy()
     with pytest.raises((ValueError, AttributeError)) as error:
         wrapper(tf.ones((2, 3)))
     # tf_keras's own words are that a tensor has no `assign`.
     assert "'writing" in str(error.value) and "assign" in str(error.value)
-    assert_bits_equal([np.array(wrapper.form)], [kernel])
+    assert_bits_equal([wrapper.form.numpy()], [kernel])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])

@@ -138,7 +138,7 @@ def sequential(keras, *layers, shape=(4,)):
 
 def zeros(library, model, name):
     """Returns the share of zeros in the kernel that a pruned model will deliver."""
-    return np.mean(np.array(library.strip(model).get_layer(name).kernel) == 0)
+    return np.mean(library.strip(model).get_layer(name).kernel.numpy() == 0)
 
 
 # --- Silent wrong results: True where a library shows it -----------------------------
