@@ -30,8 +30,7 @@ def step_time() -> list[str]:
     return [
         "ResNet-20, 90 % sparse, a mask update every 16 steps, as ratios to dense "
         "training (dense again: the same model once more, which shows the noise). "
-        "Of the times, the ratio of the fastest rounds, and in brackets the median of "
-        "the ratios within a round:",
+        "Of the times, the median of the rounds' ratios; in brackets, the quartiles:",
         "",
         *_head(["", *columns]),
         *(_row([row, *(column[row] for column in columns.values())]) for row in rows),
@@ -55,7 +54,8 @@ def _ratios(result: dict[str, Any], arm: str) -> dict[str, str]:
 
 
 def _times(times: dict[str, Any]) -> str:
-    return f"{times['fastest_ratio']:.2f} ({times['median_ratio']:.2f})"
+    low, high = times["median_ratio_quartiles"]
+    return f"{times['median_ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def mask_update() -> list[str]:
@@ -92,7 +92,7 @@ def _load(name: str) -> dict[str, Any]:
 def _made(record: dict[str, Any]) -> str:
     """Returns the sentence that says how and where a file was made."""
     machine, versions = record["machine"], record["versions"]
-    command = record["command"].split(" --")[0]
+    command = re.sub(r" --out=\S+", "", record["command"])
     return (
         f"`{command}`, {record['date'][:10]}, {machine['cores']} cores of an "
         f"{machine['cpu']}, TensorFlow {versions['tensorflow']}, Keras "

@@ -49,9 +49,10 @@ def recalibrate_batch_norm(
         steps: how many batches to use; `None` is all of them (the dataset must end).
 
     Raises:
-        TypeError: if `model` is no Keras model or layer.
-        ValueError: if the model has no batch norm layer that is trained, or the
-            dataset gives no batch.
+        TypeError: if `model` is no Keras model or layer, or `dataset` a tuple of
+            arrays.
+        ValueError: if the model has no batch norm layer that is trained, or is not
+            built, or the dataset gives no batch.
 
     Example:
 
@@ -75,35 +76,52 @@ def recalibrate_batch_norm(
             "`model` must be a model of Keras 3 or tf_keras. "
             f"Received: {model!r} (of type {type(model).__name__})"
         )
+    check_batches("dataset", dataset)
     norms = [layer for layer in batch_norm_layers(model) if layer.trainable]
     if not norms:
         raise ValueError(
             f"'{model.name}' has no trainable batch normalization layer; there is "
             "nothing to recalibrate."
         )
+    if not all(norm.built for norm in norms):
+        raise ValueError(
+            f"'{model.name}' is not built: call it on a batch before its batch "
+            "normalization is recalibrated."
+        )
     statistics = {id(v) for n in norms for v in (n.moving_mean, n.moving_variance)}
-    kept = [(v, api.dense(v)) for v in model.variables if id(v) not in statistics]
+    state = [(v, api.dense(v)) for v in model.variables]
     momenta = [norm.momentum for norm in norms]
-    watched = [(layer, layer.watched) for _, layer in wrappers(model)]
-    batches = 0
+    pruned = [layer for _, layer in wrappers(model)]
+    permitted = [layer.permit(True) for layer in pruned]
+    batches, finished = 0, False
     try:
-        for layer, _ in watched:
-            layer.set_watched(True)
         for batch in itertools.islice(dataset, steps):
             x, _, _ = api.module.utils.unpack_x_y_sample_weight(batch)
             for norm in norms:  # The average of all batches up to this one.
                 norm.momentum = batches / (batches + 1)
             _run(model, x)
             batches += 1
+        finished = True
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for layer, was in watched:
-            layer.set_watched(was)
-        for variable, value in kept:
-            variable.assign(value)
+        for layer, before in zip(pruned, permitted, strict=True):
+            layer.permit(before)
+        for variable, value in state:
+            if not (finished and id(variable) in statistics):
+                variable.assign(value)
     if not batches:
         raise ValueError("`dataset` gave no batch: batch norm stays as it was.")
+
+
+def check_batches(name: str, data: Any) -> None:
+    """Refuses what is no iterable of batches."""
+    if isinstance(data, tuple) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"`{name}` must be an iterable of batches, such as "
+            "`tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`. "
+            f"Received an object of type {type(data).__name__}"
+        )
 
 
 def _run(model: Any, x: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,7 +12,8 @@ import tensorflow as tf
 import tf_keras
 
 from dpf_tf import keras_api
-from dpf_tf.batch_norm import batch_norm_layers, recalibrate_batch_norm
+from dpf_tf.batch_norm import batch_norm_layers, check_batches, recalibrate_batch_norm
+from dpf_tf.groups import missed_target
 from dpf_tf.updater import MaskUpdater
 
 
@@ -73,6 +75,25 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             )
         # tf_keras would give us a copy of the logs, which its progress bar never sees.
         self._supports_tf_logs = True
+        if recalibrate_data is not None:
+            check_batches("recalibrate_data", recalibrate_data)
+            if isinstance(recalibrate_data, Iterator):
+                raise TypeError(
+                    "`recalibrate_data` is needed anew at every validation, and an "
+                    "iterator ends. Give a dataset or a list of batches. Received an "
+                    f"object of type {type(recalibrate_data).__name__}"
+                )
+        if isinstance(recalibrate_steps, bool) or not isinstance(
+            recalibrate_steps, int
+        ):
+            raise TypeError(
+                "`recalibrate_steps` must be a whole number of batches. Received: "
+                f"{recalibrate_steps!r}"
+            )
+        if recalibrate_steps < 1:
+            raise ValueError(
+                f"`recalibrate_steps` must be at least 1. Received: {recalibrate_steps}"
+            )
         self._settle = settle
         self._recalibrate_data = recalibrate_data
         self._recalibrate_steps = recalibrate_steps
@@ -82,6 +103,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         """Takes charge of the masks."""
         _refuse_what_keras_cannot(self.model)
         self._updater = MaskUpdater(self.model)
+        # Each step is permitted by itself: a `fit` that is broken off leaves nothing.
+        self._updater.release()
         if not hasattr(self.model.train_function, "refuses_without_masks"):
             # A step whose tracing was refused, for want of this callback, is unusable.
             made = self.model.make_train_function(force=True)
@@ -105,6 +128,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._batch = batch
         if self._bound is None:
             self._begin()
+        for layer in self._updater.layers:
+            layer.permit(True)
         step = self._find_due(self._bound)
         if step is None:
             return
@@ -135,8 +160,6 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Warns if the target was missed, and lets go of the masks."""
         self._warn_if_missed()
-        for layer in self._updater.layers:
-            layer.set_watched(False)
         self._updater = None
 
     def _iterations(self) -> int:
@@ -240,7 +263,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                 )
 
     def _warn_if_missed(self) -> None:
-        missed = self._updater.missed_target()
+        missed = missed_target(self.model)
         if missed is not None:
             warnings.warn(
                 f"Training has ended at sparsity {missed[0]:.4f}, below the target "
@@ -250,7 +273,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             )
 
     def _log(self, logs: Any) -> None:
-        if logs is None:
+        if logs is None or self._bound is None:  # No batch has come yet.
             return
         logs["sparsity"] = self._updater.sparsity
         logs["mask_flips"] = self._flips
@@ -265,9 +288,13 @@ def _refusing(function: Any, layers: list[Any]) -> Any:
     """
 
     def train_function(iterator: Any) -> Any:
-        for layer in layers:
-            layer.check_watched(training=True)
-        return function(iterator)
+        try:
+            for layer in layers:
+                layer.check_watched(training=True)
+            return function(iterator)
+        finally:
+            for layer in layers:
+                layer.permit(False)
 
     train_function.refuses_without_masks = True  # type: ignore[attr-defined]
     return train_function

@@ -21,7 +21,13 @@ def kernels(layer: Any, name: str, paths: Sequence[str] | None) -> list[Kernel]:
     Raises:
         ValueError: if there is no such kernel, or one cannot be pruned.
     """
-    found = [k for k in prunable.kernels(layer) if k.variable is not None]
+    # What a wrapper prunes does not change when its layer is frozen later.
+    frozen = paths is not None or not layer.trainable
+    found = [
+        kernel
+        for kernel in prunable.kernels(layer, frozen=frozen)
+        if kernel.variable is not None
+    ]
     if paths is None:
         chosen = [kernel for kernel in found if kernel.kind == "kernel"] or found
     else:

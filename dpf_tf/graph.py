@@ -75,8 +75,10 @@ def output_layers(model: Any) -> set[int]:
     api = keras_api.of(model)
     if not getattr(model, "outputs", None):
         layers = getattr(model, "layers", [])  # A Sequential that is not built.
-        with_weights = [x for x in layers if _may_have_weights(x)]
-        return {id(x) for x in with_weights[-1:]}
+        for layer in reversed(layers):
+            if _may_have_weights(layer):
+                return output_layers(layer) if is_graph(layer) else {id(layer)}
+        return set()
     found: set[int] = set()
 
     def search(tensor: Any) -> None:
@@ -96,6 +98,8 @@ def output_layers(model: Any) -> set[int]:
 
 
 def _may_have_weights(layer: Any) -> bool:
+    if is_graph(layer):  # An unbuilt Sequential of tf_keras refuses to be asked.
+        return any(_may_have_weights(inner) for inner in layer.layers)
     return bool(layer.weights) or any(True for _ in prunable.kernels(layer))
 
 

@@ -140,6 +140,11 @@ class _EitherKeras:
         raise NotImplementedError
 
     @classmethod
+    def _made(cls, variable: Any) -> Any:
+        """Returns TensorFlow's variable itself; `None` if it is still to be made."""
+        return cls._stored(variable)
+
+    @classmethod
     def dense(cls, variable: Any) -> tf.Tensor:
         """Returns the dense kernel in its own dtype, watched by gradient tapes."""
         return tf.convert_to_tensor(cls._stored(variable))
@@ -148,7 +153,8 @@ class _EitherKeras:
     def in_scope(cls, variable: Any) -> bool:
         """Tells whether a variable was made under the strategy that is in force."""
         extended = tf.distribute.get_strategy().extended
-        return extended.variable_created_in_scope(cls._stored(variable))
+        made = cls._made(variable)
+        return made is None or extended.variable_created_in_scope(made)
 
 
 class Keras3(_EitherKeras):
@@ -165,10 +171,16 @@ class Keras3(_EitherKeras):
     def _stored(variable: Any) -> Any:
         return variable.value
 
+    @classmethod
+    def _made(cls, variable: Any) -> Any:
+        # While a model is built inside a call, `value` may be a cast or an initial
+        # value, and no public attribute tells of the variable behind it.
+        return variable._value
+
     @staticmethod
     def dtype(variable: Any) -> str:
         """Returns the dtype in which a variable is stored."""
-        return keras.backend.standardize_dtype(variable.dtype)
+        return variable._dtype  # `dtype` is that of mixed precision inside a call.
 
     @staticmethod
     def in_construction() -> bool:

@@ -95,6 +95,7 @@ def prune_low_magnitude_dpf(
         )
     _warn_where_fit_fails(api)
     if is_graph(model):
+        selection.refuse_idle(_unwrapped(model))
         return _prune_graph(model, settings, selection, api)
     if isinstance(model, api.module.Model):
         raise ValueError(
@@ -104,7 +105,17 @@ def prune_low_magnitude_dpf(
             "keras.layers.Conv2D(...), schedule)`. Wrappers with equal settings are "
             "pruned as one pool."
         )
+    selection.refuse_idle(_unwrapped(model))
     return _prune_layer(model, settings, selection)
+
+
+def _unwrapped(model: Any) -> list[tuple[str, Any]]:
+    """Returns `(path, layer)` of what may be pruned, wrapped ones without wrapper."""
+    layers = walk(model) if is_graph(model) else [(model.name, model)]
+    return [
+        (path, x.layer if isinstance(x, PruneLowMagnitudeDPF) else x)
+        for path, x in layers
+    ]
 
 
 def _warn_where_fit_fails(api: Any) -> None:
@@ -134,6 +145,7 @@ def _prune_list(layers: Any, settings: Settings, selection: Selection) -> list[A
             "The list mixes layers of Keras 3 and of tf_keras; they cannot be parts of "
             "one model."
         )
+    selection.refuse_idle([place for layer in layers for place in _unwrapped(layer)])
     made: dict[int, Any] = {}  # One wrapper for a layer that comes twice.
     for layer in layers:
         if id(layer) not in made:
@@ -149,30 +161,28 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
     """Wraps a layer given by itself: it is always pruned, unless `exclude` says no."""
     if isinstance(layer, PruneLowMagnitudeDPF):
         return _same_or_refuse(layer.name, layer, settings)
-    if selection.explicit or not layer.trainable:
-        chosen, _ = selection.choose(layer.name, layer, is_output=False)
-        if not chosen and not prunable.builds_kernels(layer):
+    usual = _usual(list(prunable.kernels(layer)))
+    if prunable.builds_kernels(layer):
+        if not selection.takes_unseen(layer.name, layer, is_output=False):
             return layer
-        return _wrap(layer, settings, chosen)
-    found = list(prunable.kernels(layer))
-    kept = [
-        kernel
-        for kernel in found
-        if selection.takes(f"{layer.name}/{kernel.path}", layer, is_output=False)
-    ]
-    # Depthwise kernels and embeddings only where the layer has no others.
-    kept = [kernel for kernel in kept if kernel.kind == "kernel"] or kept
-    if found and not kept:
-        return layer
-    if not found and not prunable.builds_kernels(layer):
+        return _wrap(layer, settings, usual)
+    if selection.explicit:
+        chosen, _ = selection.choose(layer.name, layer, is_output=False)
+    else:
+        chosen = [k for k in usual if not selection.excludes(layer.name, layer, k)]
+    if not chosen:
         _warn_of_unknown(layer.name, layer)
         return layer
-    return _wrap(layer, settings, kept)
+    return _wrap(layer, settings, chosen)
+
+
+def _usual(kernels: list[keras_api.Kernel]) -> list[keras_api.Kernel]:
+    """Depthwise kernels and embeddings only where the layer has no others."""
+    return [kernel for kernel in kernels if kernel.kind == "kernel"] or kernels
 
 
 def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any:
-    found = list(prunable.kernels(layer))
-    usual = [k for k in found if k.kind == "kernel"] or found
+    usual = _usual(list(prunable.kernels(layer)))
     default = [k.path for k in chosen] == [k.path for k in usual]
     return PruneLowMagnitudeDPF(
         layer,
@@ -184,7 +194,7 @@ def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any
 
 
 def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
-    if wrapper.settings == settings:
+    if wrapper.has_settings(settings):
         return wrapper
     raise ValueError(
         f"Layer '{path}' is wrapped already, with other settings: {wrapper.settings}. "
@@ -209,8 +219,12 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
             continue
         is_output = id(layer) in outputs
         chosen, skipped = selection.choose(path, layer, is_output)
-        unseen = prunable.builds_kernels(layer)
-        if chosen or (unseen and selection.takes(path, layer, is_output)):
+        if prunable.builds_kernels(layer):
+            taken = selection.takes_unseen(path, layer, is_output)
+            chosen = _usual(list(prunable.kernels(layer))) if taken else []
+        else:
+            taken = bool(chosen)
+        if taken:
             new_layers[id(layer)] = _wrap(layer, settings, chosen)
             pruned_paths.extend(f"{path}/{kernel.path}" for kernel in chosen)
             continue

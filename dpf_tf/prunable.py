@@ -146,7 +146,7 @@ def _own_weights(layer: Any) -> dict[int, str | None]:
     return owned
 
 
-def kernels(layer: Any, prefix: str = "") -> Iterator[Kernel]:
+def kernels(layer: Any, *, frozen: bool = False) -> Iterator[Kernel]:
     """Yields the kernels of a layer, its sublayers' included.
 
     Before a layer is built its kernels have no variable, and what it makes in its own
@@ -154,7 +154,7 @@ def kernels(layer: Any, prefix: str = "") -> Iterator[Kernel]:
 
     Args:
         layer: a layer of either Keras.
-        prefix: path of the layer below the one that asks.
+        frozen: whether to yield those of layers with `trainable=False`, too.
 
     Yields:
         A `Kernel` for every weight that can be pruned, of any kind.
@@ -162,11 +162,13 @@ def kernels(layer: Any, prefix: str = "") -> Iterator[Kernel]:
     Raises:
         TypeError: if `get_prunable_weights` returns something else than own weights.
     """
-    yield from _kernels(layer, prefix, set())
+    yield from _kernels(layer, "", frozen, set())
 
 
-def _kernels(layer: Any, prefix: str, seen: set[int]) -> Iterator[Kernel]:
-    if id(layer) in seen or _known_class(layer, _OPAQUE) or not layer.trainable:
+def _kernels(layer: Any, prefix: str, frozen: bool, seen: set[int]) -> Iterator[Kernel]:
+    if id(layer) in seen or _known_class(layer, _OPAQUE):
+        return
+    if not layer.trainable and not frozen:
         return
     seen.add(id(layer))
     if hasattr(layer, "get_prunable_weights"):
@@ -180,12 +182,12 @@ def _kernels(layer: Any, prefix: str, seen: set[int]) -> Iterator[Kernel]:
                 yield Kernel(prefix + name, None, layer, None, kind)
             continue
         owned = _own_weights(layer) if owned is None else owned
-        if id(variable) in owned and variable.trainable:
+        if id(variable) in owned and (frozen or variable.trainable):
             if _one_input_channel_a_filter(layer, variable):
                 kind = "depthwise"
             yield Kernel(prefix + name, variable, layer, owned[id(variable)], kind)
     for name, child in sublayers(layer):
-        yield from _kernels(child, f"{prefix}{name}/", seen)
+        yield from _kernels(child, f"{prefix}{name}/", frozen, seen)
 
 
 def _one_input_channel_a_filter(layer: Any, kernel: Any) -> bool:

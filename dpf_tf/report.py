@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dpf_tf import keras_api, prunable
-from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk
+from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
 from dpf_tf.selection import default_reason
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
@@ -49,7 +50,10 @@ def sparsity_report(model: Any) -> SparsityReport:
         - `pruned`: `weights`, `kept` and `sparsity` over these kernels;
         - `overall`: the same over all weights of the model (biases and batch norm's
           statistics included; masks are not weights);
-        - `skipped`: kernels left dense, with `path`, `shape`, `weights`, `reason`.
+        - `skipped`: kernels left dense, with `path`, `shape`, `weights`, `reason`:
+          what kind of kernel it is, or that it was `"not selected"` (`layers=`,
+          `exclude=`), `"not wrapped"` (in a subclassed model), part of a
+          `"frozen layer"` or of an `"unknown layer"`.
 
     Raises:
         TypeError: if `model` is no Keras model or layer.
@@ -95,7 +99,7 @@ def sparsity_report(model: Any) -> SparsityReport:
         kernels=kernels,
         pruned=pruned,
         overall=_counts(weights, weights - zeros),
-        skipped=_skipped(model) if is_graph(model) else [],
+        skipped=_skipped(model),
     )
 
 
@@ -111,27 +115,8 @@ def _total(kernels: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _skipped(model: Any) -> list[dict[str, Any]]:
-    outputs = output_layers(model)
-    found = []
-    for path, layer in walk(model):
-        pruned: set[int] = set()
-        inner, is_output = layer, id(layer) in outputs
-        if isinstance(layer, PruneLowMagnitudeDPF):
-            pruned = {id(kernel) for kernel in layer.kernels.values()}
-            inner = layer.layer
-        if not inner.trainable:
-            for weight in inner.weights:
-                if len(weight.shape) > 1:
-                    found.append((f"{path}/{weight.name}", weight, "frozen layer"))
-            continue
-        for kernel in prunable.kernels(inner):
-            if id(kernel.variable) not in pruned:
-                reason = default_reason(kernel, is_output) or "not selected"
-                found.append((f"{path}/{kernel.path}", kernel.variable, reason))
-        names = prunable.unknown_kernels(inner)
-        for weight in inner.trainable_weights:
-            if weight.name in names:
-                found.append((f"{path}/{weight.name}", weight, "unknown layer"))
+    pruned = {id(k) for _, x in wrappers(model) for k in x.kernels.values()}
+    found = _left_in_graph(model) if is_graph(model) else _left_elsewhere(model)
     return [
         {
             "path": path,
@@ -140,7 +125,40 @@ def _skipped(model: Any) -> list[dict[str, Any]]:
             "reason": reason,
         }
         for path, variable, reason in found
+        if variable is not None and id(variable) not in pruned
     ]
+
+
+def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yields path, variable and reason, of pruned kernels too."""
+    outputs = output_layers(model)
+    for path, layer in walk(model):
+        inner = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
+        if not inner.trainable:
+            for weight in inner.weights:
+                if len(weight.shape) > 1:
+                    yield f"{path}/{weight.name}", weight, "frozen layer"
+            continue
+        for kernel in prunable.kernels(inner):
+            reason = default_reason(kernel, id(layer) in outputs) or "not selected"
+            yield f"{path}/{kernel.path}", kernel.variable, reason
+        names = prunable.unknown_kernels(inner)
+        for weight in inner.trainable_weights:
+            if weight.name in names:
+                yield f"{path}/{weight.name}", weight, "unknown layer"
+
+
+def _left_elsewhere(model: Any) -> Iterator[tuple[str, Any, str]]:
+    """The same for a subclassed model, or a layer by itself."""
+    seen = set()
+    for path, wrapper in wrappers(model):
+        for kernel in prunable.kernels(wrapper.layer, frozen=True):
+            seen.add(id(kernel.variable))
+            reason = default_reason(kernel, is_output=False) or "not selected"
+            yield f"{path}/{kernel.path}", kernel.variable, reason
+    for kernel in prunable.kernels(model, frozen=True):
+        if id(kernel.variable) not in seen:
+            yield kernel.path, kernel.variable, "not wrapped"
 
 
 def _shape(shape: list[int]) -> str:

@@ -240,11 +240,25 @@ class ConstantSparsity:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Foreign:
     """Somebody else's `step -> (should_prune, sparsity)`, used as it is."""
 
     schedule: Any
+
+    def __eq__(self, other: object) -> bool:
+        # A loaded model has a schedule of its own in each layer: the configs tell.
+        if not isinstance(other, _Foreign):
+            return False
+        mine, theirs = self.schedule, other.schedule
+        if mine is theirs or type(mine) is not type(theirs):
+            return mine is theirs
+        if hasattr(mine, "get_config"):
+            return mine.get_config() == theirs.get_config()
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash(type(self.schedule))
 
     def __call__(self, step: int) -> tuple[bool, float]:
         answer = self.schedule(step)

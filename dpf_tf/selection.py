@@ -23,8 +23,10 @@ class Selection:
     """
 
     def __init__(self, layers: Choice = None, exclude: Choice = None) -> None:
-        self._wanted = None if layers is None else _matcher("layers", layers)
-        self._unwanted = _matcher("exclude", exclude) if exclude is not None else None
+        self._patterns = {"layers": _patterns("layers", layers)}
+        self._patterns["exclude"] = _patterns("exclude", exclude)
+        self._wanted = _matcher(layers, self._patterns["layers"])
+        self._unwanted = _matcher(exclude, self._patterns["exclude"])
         self.explicit = layers is not None
 
     def choose(
@@ -40,23 +42,64 @@ class Selection:
                 skipped.append((kernel, reason))
         return chosen, skipped
 
-    def takes(self, path: str, layer: Any, is_output: bool) -> bool:
-        """Tells whether to wrap a layer whose kernels cannot be seen yet."""
-        stand_in = Kernel("", None, layer, None, "kernel")
-        return self._reason(path, layer, stand_in, is_output) is None
+    def excludes(self, path: str, layer: Any, kernel: Kernel) -> bool:
+        """Tells whether `exclude=` names a kernel."""
+        return self._unwanted(f"{path}/{kernel.path}", layer, kernel.owner)
+
+    def takes_unseen(self, path: str, layer: Any, is_output: bool) -> bool:
+        """Tells whether to wrap a layer whose kernels cannot be seen yet.
+
+        Raises:
+            ValueError: if that depends on the kernels' paths.
+        """
+        place = f"{path}/"
+        if self._unwanted(place, layer, layer):
+            return False
+        if not self._patterns["exclude"]:
+            if not self.explicit:
+                return not is_output
+            if self._wanted(place, layer, layer):
+                return True
+            if not self._patterns["layers"]:
+                return False
+        raise ValueError(
+            f"Layer '{path}' ({type(layer).__name__}) makes its kernels when it is "
+            "first called, so `layers=` and `exclude=` cannot be compared with their "
+            "paths. Build it first, or wrap it by `PruneLowMagnitudeDPF(layer, "
+            "schedule, kernels=[...])`."
+        )
 
     def asked_for(self, path: str, layer: Any) -> bool:
         """Tells whether `layers=` names this layer."""
-        return self._wanted is not None and self._wanted(f"{path}/", layer, layer)
+        return self._wanted(f"{path}/", layer, layer)
+
+    def refuse_idle(self, layers: list[tuple[str, Any]]) -> None:
+        """Refuses a pattern that matches none of the layers, given with their paths."""
+        if not any(self._patterns.values()):
+            return
+        places = []
+        for path, layer in layers:
+            kernels = [k.path for k in prunable.kernels(layer, frozen=True)]
+            if prunable.builds_kernels(layer) or not (kernels or layer.built):
+                return  # It may match what cannot be seen yet.
+            names = [*kernels, *prunable.unknown_kernels(layer)]
+            places += [f"{path}/{name}" for name in names or [""]]
+        for option, patterns in self._patterns.items():
+            for pattern in patterns:
+                if not any(pattern.search(place) for place in places):
+                    raise ValueError(
+                        f"`{option}` holds {pattern.pattern!r}, which matches none of "
+                        f"the kernels: {', '.join(places[:12])}"
+                        f"{', ...' if len(places) > 12 else ''}"
+                    )
 
     def _reason(
         self, path: str, layer: Any, kernel: Kernel, is_output: bool
     ) -> str | None:
-        full = f"{path}/{kernel.path}"
-        if self._unwanted is not None and self._unwanted(full, layer, kernel.owner):
+        if self.excludes(path, layer, kernel):
             return "excluded"
-        if self._wanted is not None:
-            wanted = self._wanted(full, layer, kernel.owner)
+        if self.explicit:
+            wanted = self._wanted(f"{path}/{kernel.path}", layer, kernel.owner)
             return None if wanted else "not selected"
         return default_reason(kernel, is_output)
 
@@ -68,9 +111,17 @@ def default_reason(kernel: Kernel, is_output: bool) -> str | None:
     return "makes the model's output" if is_output else None
 
 
-def _matcher(option: str, choice: Any) -> Callable[[str, Any, Any], bool]:
+def _matcher(
+    choice: Choice, patterns: list[re.Pattern[str]]
+) -> Callable[[str, Any, Any], bool]:
     if callable(choice):
         return lambda path, layer, owner: bool(choice(owner) or choice(layer))
+    return lambda path, layer, owner: any(p.search(path) for p in patterns)
+
+
+def _patterns(option: str, choice: Choice) -> list[re.Pattern[str]]:
+    if choice is None or callable(choice):
+        return []
     patterns = [choice] if isinstance(choice, str) else choice
     if not isinstance(patterns, list | tuple) or not patterns:
         raise TypeError(
@@ -91,4 +142,4 @@ def _matcher(option: str, choice: Any) -> Callable[[str, Any, Any], bool]:
                 f"`{option}` holds {pattern!r}, which is not a regular expression: "
                 f"{error}"
             ) from error
-    return lambda path, layer, owner: any(p.search(path) for p in compiled)
+    return compiled

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import tensorflow as tf
 
-from dpf_tf import keras_api
+from dpf_tf import keras_api, prunable
 from dpf_tf.graph import is_graph, pruned_layers, rebuild, wrappers
+from dpf_tf.groups import missed_target
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
@@ -15,17 +17,20 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     """Returns the plain sparse model: exact zeros, and nothing of dpf_tf in it.
 
     The pruned model stays as it is and can be trained further; the stripped one has
-    its own copy of every variable.
+    its own copy of every variable. (Layers without variables are shared.) A warning
+    tells if the masks are not as sparse as the schedule wants them in the end.
 
     Args:
-        model: a pruned model, a wrapped layer, or a list of them.
+        model: a pruned model, a wrapped layer, or a list of layers.
         into: a plain model of the same architecture and built, which receives the
-            weights. Needed for subclassed models; with it nothing is cloned.
+            weights; not the one that was pruned, whose variables the pruned model
+            shares. Needed for subclassed models; with it nothing is cloned.
 
     Returns:
-        A new, uncompiled model of the same name, or `into`.
+        A new, uncompiled model of the same name, `into`, or a list of layers.
 
     Raises:
+        TypeError: if `model` is no Keras model, layer or list of layers.
         ValueError: if nothing is pruned, or `into` does not fit.
 
     Example:
@@ -39,22 +44,15 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
         ['Dense', 'Dense']
     """
     if isinstance(model, list | tuple):
-        return [strip_pruning(item) for item in model]
-    masked = {
-        id(kernel): value
-        for _, layer in pruned_layers(model)
-        for kernel, value in zip(
-            layer.kernels.values(), layer.masked_kernels.values(), strict=True
-        )
-    }
-    masks = {id(m) for _, layer in wrappers(model) for m in layer.masks.values()}
+        return _strip_list(model, into)
+    masked = _masked_kernels(model)
+    _warn_if_missed(model)
     if into is not None:
-        source = [v for v in model.variables if id(v) not in masks]
-        _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
+        _fill(into, model, masked)
         return into
     api = keras_api.of(model)
     if isinstance(model, PruneLowMagnitudeDPF):
-        return _strip_layer(model, masked)
+        return _strip_layer(model.layer, masked)
     if not is_graph(model):
         raise ValueError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}), which "
@@ -67,6 +65,8 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
         if keras_api.of(layer) is None:
             return layer  # An operation of Keras 3, such as `x + y`: it has no state.
         source = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
+        if source.built and not source.variables:
+            return source  # Its config may not tell all: a lambda, a vocabulary.
         copy = type(source).from_config(source.get_config())
         pairs.append((source, copy))
         return copy
@@ -76,6 +76,7 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
         _copy_variables(
             source.variables, copy.variables, masked, f"layer '{source.name}'"
         )
+    _finalize(stripped)
     if wrappers(stripped):
         raise ValueError(
             "These pruned layers lie inside layers of your own, which make them anew "
@@ -85,15 +86,87 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     return stripped
 
 
-def _strip_layer(wrapper: Any, masked: dict[int, tf.Tensor]) -> Any:
-    layer = wrapper.layer
+def _masked_kernels(model: Any) -> dict[int, tf.Tensor]:
+    """Returns what the pruned kernels become, by the id of the dense variable."""
+    return {
+        id(kernel): value
+        for _, layer in pruned_layers(model)
+        for kernel, value in zip(
+            layer.kernels.values(), layer.masked_kernels.values(), strict=True
+        )
+    }
+
+
+def _warn_if_missed(model: Any) -> None:
+    missed = missed_target(model)
+    if missed is not None:
+        warnings.warn(
+            f"'{model.name}' is stripped at sparsity {missed[0]:.4f}, below the target "
+            f"{missed[1]}: its training has not come to the end of the ramp, or "
+            "weights of an earlier epoch were restored, their masks with them.",
+            stacklevel=3,
+        )
+
+
+def _strip_list(layers: Any, into: Any) -> list[Any]:
+    if into is not None:
+        raise ValueError("`into` takes the weights of one model, not of a list.")
+    if not any(isinstance(layer, PruneLowMagnitudeDPF) for layer in layers):
+        raise ValueError(f"No layer of the list is pruned. Received: {layers!r}")
+    stripped: dict[int, Any] = {}
+    for layer in layers:
+        if id(layer) in stripped:
+            continue
+        if isinstance(layer, PruneLowMagnitudeDPF):
+            _warn_if_missed(layer)
+            stripped[id(layer)] = _strip_layer(layer.layer, _masked_kernels(layer))
+        else:
+            stripped[id(layer)] = _strip_layer(layer, {}) if layer.variables else layer
+    return [stripped[id(layer)] for layer in layers]
+
+
+def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
     copy = type(layer).from_config(layer.get_config())
     if layer.built:
         copy.build_from_config(layer.get_build_config())
         _copy_variables(
             layer.variables, copy.variables, masked, f"layer '{layer.name}'"
         )
+        _finalize(copy)
     return copy
+
+
+def _fill(into: Any, model: Any, masked: dict[int, tf.Tensor]) -> None:
+    """Writes the weights of a pruned model into a plain one."""
+    masks = {id(m) for _, layer in wrappers(model) for m in layer.masks.values()}
+    source = [v for v in model.variables if id(v) not in masks]
+    ours = {id(v) for v in model.variables}
+    if any(id(v) in ours for v in into.variables):
+        raise ValueError(
+            f"`into` ({into.name}) shares its variables with the pruned model, whose "
+            "dense weights would be lost. Give a model that was made anew, or a clone."
+        )
+    if keras_api.of(model) is keras_api.TF_KERAS:
+        # tf_keras lists what is frozen last: the order must be the same in both.
+        frozen = [
+            [id(v) in {id(t) for t in m.trainable_variables} for v in variables]
+            for m, variables in ((model, source), (into, into.variables))
+        ]
+        if frozen[0] != frozen[1]:
+            raise ValueError(
+                f"Other layers of `into` ({into.name}) are frozen than of the pruned "
+                "model. Set `trainable` of both alike."
+            )
+    _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
+    _finalize(into)
+
+
+def _finalize(layer: Any) -> None:
+    """Lets layers such as `Normalization` derive anew what they compute with."""
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+    for _, child in prunable.sublayers(layer):
+        _finalize(child)
 
 
 def _copy_variables(

@@ -8,7 +8,6 @@ distribution strategy every replica and worker gets the same mask.
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import tensorflow as tf
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, threshold
 from dpf_tf.graph import pruned_layers
+from dpf_tf.groups import Group, collect, count_kept, movable, size
 from dpf_tf.threshold_xla import keep_largest_xla
 from dpf_tf.wrapper import Settings
 
@@ -34,13 +34,6 @@ class MaskUpdate(NamedTuple):
     flips: int
 
 
-class _Group(NamedTuple):
-    settings: Settings
-    paths: list[str]
-    kernels: list[Any]
-    masks: list[Any]
-
-
 class MaskUpdater:
     """Keeps the masks of a pruned model in a training loop of one's own.
 
@@ -55,8 +48,7 @@ class MaskUpdater:
 
     Raises:
         TypeError: if `model` is no Keras model or layer.
-        ValueError: if nothing of it is pruned, or a pattern of its allocation matches
-            no kernel.
+        ValueError: if nothing of it is pruned.
 
     Example:
 
@@ -80,16 +72,22 @@ class MaskUpdater:
     def __init__(self, model: Any, total_steps: int | None = None) -> None:
         self._model = model
         self._missed = False  # An update was due before the kernels were made.
+        self._begun = False  # This object has made masks.
         self._last_change: int | None = None
         self._found: list[tuple[str, Any]] | None = None
-        self._groups: list[_Group] | None = None
+        self._groups: list[Group] | None = None
         self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
         self._sparsity = 0.0
         for layer in self.layers:
-            layer.set_watched(True)
+            layer.watch(self)
         if total_steps is not None:
             self.resolve(total_steps)
         self.measure()
+
+    def release(self) -> None:
+        """Lets go of the model: training it without an updater is refused again."""
+        for layer in self.layers:
+            layer.unwatch(self)
 
     def resolve(self, total_steps: int) -> None:
         """Fills in what schedules leave to the length of the training, once."""
@@ -112,8 +110,8 @@ class MaskUpdater:
             be pruned, and how many mask entries changed in this call.
 
         Raises:
-            ValueError: if a kernel holds NaN, or the sparsity leaves fewer weights than
-                there are kernels.
+            ValueError: if a kernel holds NaN, or a pattern of the allocation matches no
+                kernel.
             RuntimeError: if called inside `tf.function` or a replica.
         """
         if not self.due(step):
@@ -138,7 +136,11 @@ class MaskUpdater:
             if self._missed or any(group.settings.schedule(t)[0] for t in steps)
         ]
         self._missed = not groups
+        before = None if self._begun else count_kept([m for g in due for m in g.masks])
         updates = [self._update_group(group, step) for group in due]
+        if before is not None and due:
+            self._begun = True
+            self._warn_if_set_back(before, sum(kept for _, kept in updates), due, step)
         flips = sum(flips for flips, _ in updates)
         if flips:
             self._last_change = step
@@ -151,12 +153,12 @@ class MaskUpdater:
         """Counts the masks anew: weights may have been loaded, masks with them."""
         self._measure([], 0)
 
-    def _measure(self, counted: list[_Group], kept: int) -> None:
+    def _measure(self, counted: list[Group], kept: int) -> None:
         """Counts the masks, but for those of groups whose count is known."""
         known = {id(mask) for group in counted for mask in group.masks}
         masks = [m for layer in self.layers for m in layer.masks.values()]
-        kept += _kept([mask for mask in masks if id(mask) not in known])
-        total = _size(masks)
+        kept += count_kept([mask for mask in masks if id(mask) not in known])
+        total = size(masks)
         self._sparsity = 1.0 - kept / total if total else 0.0
 
     @property
@@ -174,23 +176,11 @@ class MaskUpdater:
         """The wrappers of the model."""
         return [layer for _, layer in self._pruned_layers()]
 
-    def missed_target(self) -> tuple[float, float] | None:
-        """Returns `(sparsity, target)` of the first group below its final sparsity."""
-        for group in self._collect():
-            target = group.settings.schedule.final_sparsity
-            if target is None:
-                continue
-            pools = self._pools(group, target)
-            kept = _kept(group.masks)
-            if kept > sum(pool.keep for pool in pools):
-                return 1.0 - kept / _size(group.masks), target
-        return None
-
     @property
     def settings(self) -> list[Settings]:
         """The settings of each group whose masks can change."""
         distinct: list[Settings] = []
-        for _, layer in self._movable():
+        for _, layer in movable(self._pruned_layers()):
             if layer.settings not in distinct:
                 distinct.append(layer.settings)
         return distinct
@@ -205,36 +195,16 @@ class MaskUpdater:
             self._found = found
         return found
 
-    def _movable(self) -> list[tuple[str, Any]]:
-        return [
-            (path, layer)
-            for path, layer in self._pruned_layers()
-            if layer.trainable and not layer.frozen
-        ]
-
-    def _collect(self) -> list[_Group]:
+    def _collect(self) -> list[Group]:
         if self._groups is not None:
             return self._groups
-        groups: list[_Group] = []
-        for path, layer in self._movable():
-            for group in groups:
-                if group.settings == layer.settings:
-                    break
-            else:
-                group = _Group(layer.settings, [], [], [])
-                groups.append(group)
-            group.paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
-            group.kernels.extend(layer.kernels.values())
-            group.masks.extend(layer.masks.values())
-        groups = [group for group in groups if group.kernels]
-        for group in groups:
-            if isinstance(group.settings.allocation, dict):
-                allocation_lib.check_patterns(group.settings.allocation, group.paths)
-        if groups and all(layer.built for _, layer in self._movable()):
+        layers = self._pruned_layers()
+        groups = collect(layers)
+        if groups and all(layer.built for _, layer in movable(layers)):
             self._groups = groups
         return groups
 
-    def _update_group(self, group: _Group, step: int) -> tuple[int, int]:
+    def _update_group(self, group: Group, step: int) -> tuple[int, int]:
         """Returns how many entries have changed, and how many weights are kept."""
         schedule, allocation = group.settings.schedule, group.settings.allocation
         _, sparsity = schedule(step)
@@ -247,7 +217,7 @@ class MaskUpdater:
             else [],
         )
         flips = kept = 0
-        for pool in self._pools(group, sparsity):
+        for pool in group.pools(sparsity):
             new = _largest(
                 [kernels[i] for i in pool.indices],
                 pool.keep,
@@ -264,7 +234,22 @@ class MaskUpdater:
             kept += pool.keep
         return flips, kept
 
-    def _warn_of_bare_kernels(self, group: _Group, step: int) -> None:
+    def _warn_if_set_back(
+        self, before: int, after: int, groups: list[Group], step: int
+    ) -> None:
+        """Tells of a ramp that starts anew, under masks that were sparser."""
+        total = size([mask for group in groups for mask in group.masks])
+        if after > before:
+            warnings.warn(
+                f"At step {step} the schedule has set the sparsity back, from "
+                f"{1 - before / total:.4f} to {1 - after / total:.4f}: the optimizer "
+                "counts its steps anew, as after a new `compile`. To train on with the "
+                "masks as they were, call `dpf_tf.freeze_masks(model)` before; to go "
+                "on with the schedule, set `optimizer.iterations` to the old count.",
+                stacklevel=4,
+            )
+
+    def _warn_of_bare_kernels(self, group: Group, step: int) -> None:
         """Names the kernels of which the final sparsity leaves next to nothing."""
         schedule, allocation = group.settings.schedule, group.settings.allocation
         if allocation not in ("global", "global_normalized"):
@@ -275,9 +260,9 @@ class MaskUpdater:
         self._looked_at.append(group.settings)
         few = min(0.01, (1.0 - schedule.final_sparsity) / 2)
         bare = [
-            f"{path} ({kept:,} of {_size([mask]):,})"
+            f"{path} ({kept:,} of {size([mask]):,})"
             for path, mask in zip(group.paths, group.masks, strict=True)
-            if (kept := _kept([mask])) < few * _size([mask])
+            if (kept := count_kept([mask])) < few * size([mask])
         ]
         if bare:
             warnings.warn(
@@ -286,15 +271,6 @@ class MaskUpdater:
                 "instead of a sudden target, or leave them dense with `exclude=`.",
                 stacklevel=4,
             )
-
-    def _pools(self, group: _Group, sparsity: float) -> list[allocation_lib.Pool]:
-        return allocation_lib.pools(
-            group.settings.allocation,
-            group.paths,
-            [tuple(kernel.shape) for kernel in group.kernels],
-            sparsity,
-            group.settings.schedule.final_sparsity,
-        )
 
 
 def _largest(
@@ -318,12 +294,3 @@ def _largest_on_device(
     kernels: list[tf.Tensor], keep: tf.Tensor, scales: list[tf.Tensor] | None
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     return keep_largest_xla(kernels, keep, scales=scales)
-
-
-def _kept(masks: list[Any]) -> int:
-    views = [keras_api.numpy_view(tf.convert_to_tensor(mask)) for mask in masks]
-    return sum(int(np.count_nonzero(view)) for view in views)
-
-
-def _size(masks: list[Any]) -> int:
-    return sum(math.prod(mask.shape) for mask in masks)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ class _State:
     """
 
     settings: Settings
+    asked: Settings  # The same, before the length of a training was filled in.
     chosen: tuple[str, ...] | None
     frozen: bool
-    watched: bool = False  # A MaskUpdater has taken charge of the masks.
+    # Who is in charge of the masks, while they live.
+    watchers: weakref.WeakSet[Any] = dataclasses.field(default_factory=weakref.WeakSet)
+    permitted: bool = False  # The next training step was prepared by `fit`'s callback.
     called: bool = False  # The layer was called to make its kernels.
     kernels: tuple[Kernel, ...] = ()
     proved: set[str] = dataclasses.field(default_factory=set)
@@ -135,12 +139,14 @@ class PruneLowMagnitudeDPF:
         self.supports_masking = layer.supports_masking
         # A model of tf_keras asks this before it resets states.
         self.stateful = getattr(layer, "stateful", False)
+        settings = Settings(
+            schedule=schedules.as_schedule(pruning_schedule),
+            allocation=allocation_lib.validate(allocation),
+            structure=check_structure(structure),
+        )
         self._state = _State(
-            settings=Settings(
-                schedule=schedules.as_schedule(pruning_schedule),
-                allocation=allocation_lib.validate(allocation),
-                structure=check_structure(structure),
-            ),
+            settings=settings,
+            asked=settings,
             chosen=None if kernels is None else tuple(kernels),
             frozen=bool(frozen),
         )
@@ -169,7 +175,7 @@ class PruneLowMagnitudeDPF:
     def _has_all_kernels(self) -> bool:
         # `built` does not tell: Keras sets it for a composite without a `build` of its
         # own, whose sublayers are built by its first call.
-        found = list(prunable.kernels(self.layer))
+        found = list(prunable.kernels(self.layer, frozen=True))
         made = all(kernel.variable is not None for kernel in found)
         return bool(self.layer.built and found and made)
 
@@ -268,18 +274,27 @@ class PruneLowMagnitudeDPF:
         """Makes the present masks final, or lets them move again."""
         self._state.frozen = frozen
 
-    @property
-    def watched(self) -> bool:
-        """Whether a `MaskUpdater` is in charge of the masks."""
-        return self._state.watched
+    def has_settings(self, settings: Settings) -> bool:
+        """Tells whether these are, or were when it was made, the wrapper's settings."""
+        return settings in (self._state.settings, self._state.asked)
 
-    def set_watched(self, watched: bool) -> None:
-        """Notes whether a `MaskUpdater` is in charge of the masks."""
-        self._state.watched = watched
+    def watch(self, updater: Any) -> None:
+        """Notes that an object is in charge of the masks, as long as it lives."""
+        self._state.watchers.add(updater)
+
+    def unwatch(self, updater: Any) -> None:
+        """Notes that an object is no longer in charge of the masks."""
+        self._state.watchers.discard(updater)
+
+    def permit(self, permitted: bool) -> bool:
+        """Permits, or not, calls in training; returns what held before."""
+        before, self._state.permitted = self._state.permitted, permitted
+        return before
 
     def check_watched(self, training: Any) -> None:
         """Refuses a call in training while nothing updates the masks."""
-        if self._state.watched or self._state.frozen:
+        state = self._state
+        if state.permitted or state.frozen or state.watchers:
             return
         if training is not True and not isinstance(training, int | np.bool_):
             return  # Not known here: None, or a tensor.
@@ -318,10 +333,15 @@ class PruneLowMagnitudeDPF:
             pruning_schedule=schedules.serialize(self.settings.schedule, keras),
             allocation=self.settings.allocation,
             structure=self.settings.structure,
-            kernels=None if self._state.chosen is None else list(self._state.chosen),
+            kernels=self._kernel_paths(),
             frozen=self._state.frozen,
         )
         return config
+
+    def _kernel_paths(self) -> list[str] | None:
+        if self._state.kernels:  # By name: what the default chooses may change.
+            return [kernel.path for kernel in self._state.kernels]
+        return None if self._state.chosen is None else list(self._state.chosen)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:

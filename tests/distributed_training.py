@@ -64,6 +64,27 @@ def train(model, *callbacks):
     return model
 
 
+def subclassed_training(keras, strategy):
+    """A subclassed model, whose layers and masks are made by its first batch."""
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            layers, prune = keras.layers, dpf_tf.prune_low_magnitude_dpf
+            self.conv = prune(layers.Conv2D(8, 3, activation="relu"), SCHEDULE)
+            self.flatten = layers.Flatten()
+            self.head = layers.Dense(4)
+
+        def call(self, x):
+            return self.head(self.flatten(self.conv(x)))
+
+    with strategy.scope():
+        model = Net()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=False)
+    return train(model, dpf_tf.PruningCallback(settle=0))
+
+
 def pruned_training(keras, strategy=None, **options):
     model = make_model(keras, strategy, strategy, strategy, **options)
     return train(model, dpf_tf.PruningCallback(settle=0))
@@ -128,7 +149,7 @@ def mirrored(keras):
     )
     of_replicas = replicas(strategy, model)
     dense = train(make_model(keras, strategy, strategy, strategy, dense=True))
-    dpf_tf.MaskUpdater(model)  # In charge of the masks, as in a loop of one's own.
+    dpf_tf.freeze_masks(model)  # Else a step outside `fit` would be refused.
     several = {}
 
     def executions():
@@ -136,6 +157,10 @@ def mirrored(keras):
         several["difference"] = difference(fitted, single)
 
     return {
+        "subclassed": [
+            [int((~m).sum()), m.size]
+            for m in dpf_tf.get_masks(subclassed_training(keras, strategy)).values()
+        ],
         "difference": difference(model, single),
         "masks_like_single": [bool((m == single_masks).all()) for m in of_replicas],
         "pruned": [int((~m).sum()) for m in of_replicas],

@@ -253,6 +253,35 @@ def test_training_without_the_callback_is_refused_at_the_first_step(keras):
         fit(model)  # The step was traced before: it is checked again all the same.
 
 
+def test_a_fit_that_is_broken_off_leaves_no_permission_behind(keras):
+    model = small_model(keras, RAMP)
+
+    class Broken(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    pruning = dpf_tf.PruningCallback()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, pruning, Broken())
+    with pytest.raises(RuntimeError, match="nothing updates its masks"):
+        fit(model)
+
+
+def test_an_updater_permits_training_as_long_as_it_lives_and_holds_on(keras):
+    model = small_model(keras, RAMP)
+    x, _ = data()
+    dpf_tf.MaskUpdater(model).update(0)
+    with pytest.raises(RuntimeError, match="nothing updates its masks"):
+        model(x[:4], training=True)
+    updater = dpf_tf.MaskUpdater(model)
+    model(x[:4], training=True)
+    fit(model, dpf_tf.PruningCallback())  # It does not take the updater's place.
+    model(x[:4], training=True)
+    updater.release()
+    with pytest.raises(RuntimeError, match="nothing updates its masks"):
+        model(x[:4], training=True)
+
+
 def test_later_fits_run_the_step_that_the_first_one_traced(keras):
     traces = []
 
@@ -392,6 +421,14 @@ def test_wrong_types_and_misspelt_keywords_are_refused():
         dpf_tf.PruningCallback(settle="0.1")
     with pytest.raises(TypeError, match="setle"):
         dpf_tf.PruningCallback(setle=0.1)
+    with pytest.raises(TypeError, match="recalibrate_data.*batches"):
+        dpf_tf.PruningCallback(recalibrate_data=data())
+    with pytest.raises(TypeError, match="an iterator ends"):
+        dpf_tf.PruningCallback(recalibrate_data=iter([data()]))
+    with pytest.raises(TypeError, match="recalibrate_steps"):
+        dpf_tf.PruningCallback(recalibrate_steps=2.5)
+    with pytest.raises(ValueError, match="recalibrate_steps"):
+        dpf_tf.PruningCallback(recalibrate_steps=0)
 
 
 def test_kernels_left_with_under_one_percent_of_their_weights_are_named_once(keras):
@@ -411,6 +448,41 @@ def test_kernels_left_with_under_one_percent_of_their_weights_are_named_once(ker
         updater.update(0)
         updater.update(16)
     assert len(seen) == 1
+
+
+def test_a_ramp_that_starts_anew_is_warned_about_with_the_numbers(keras):
+    model = small_model(keras, RAMP)
+    fit(model, dpf_tf.PruningCallback())
+    model.compile(keras.optimizers.SGD(0.01), "mse")  # Its iterations are 0.
+    with pytest.warns(UserWarning, match=r"step 0 .* from 0\.8984 to 0\.0000"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_a_layer_frozen_under_its_own_pattern_does_not_stop_the_next_fit(keras):
+    layers = [keras.layers.Dense(8, name=name) for name in ("one", "two", "out")]
+    model = dpf_tf.prune_low_magnitude_dpf(
+        keras.Sequential([keras.Input((8,)), *layers]),
+        dpf_tf.ConstantSparsity(0.5, frequency=4),
+        allocation={"one": 0.25, "two": 0.75},
+    )
+    model.compile("sgd", "mse")
+    x = data()[0]
+    dpf_tf.MaskUpdater(model).update(0)
+    dpf_tf.freeze_masks(model.get_layer("one"))
+    before = dpf_tf.get_masks(model)
+    model.fit(x, x, verbose=0, callbacks=[dpf_tf.PruningCallback(settle=0)])
+    assert_bits_equal([dpf_tf.get_masks(model)["one/kernel"]], [before["one/kernel"]])
+
+
+def test_kernels_are_ranked_as_float32_under_mixed_precision(keras):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = small_model(keras, dpf_tf.ConstantSparsity(0.75))
+    order = np.random.default_rng(0).permutation(256).reshape(8, 32)
+    # In bfloat16 they would all be 1, and the first ones be kept.
+    model.layers[0].kernels["kernel"].assign(1 + order * 2.0**-20)
+    dpf_tf.MaskUpdater(model).update(0)
+    [mask] = dpf_tf.get_masks(model).values()
+    np.testing.assert_array_equal(mask, order >= 192)
 
 
 def test_nan_weights_are_refused_by_name(keras):

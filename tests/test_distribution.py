@@ -64,6 +64,12 @@ def test_masks_of_all_replicas_are_equal_and_as_sparse_as_asked(keras):
 
 
 @both
+def test_a_subclassed_model_gets_its_masks_under_a_strategy(keras):
+    [[pruned, weights]] = mirrored(keras)["subclassed"]
+    assert pruned == round(0.8 * weights)
+
+
+@both
 def test_mirrored_step_needs_no_collective_more_than_the_dense_one(keras):
     dense, pruned = mirrored(keras)["collectives"]
     assert dense == pruned

@@ -46,15 +46,24 @@ def test_every_requirement_has_a_lower_bound(metadata):
 
 
 def test_every_imported_package_is_required(metadata):
-    extras = metadata["extras_require"].values()
-    required = {
-        name.lower().replace("-", "_")
-        for lines in (metadata["install_requires"], *extras)
-        for name in lower_bounds(lines)
-    }
+    def names(*lists):
+        bounds = (name for lines in lists for name in lower_bounds(lines))
+        return {name.lower().replace("-", "_") for name in bounds}
+
+    required = names(metadata["install_requires"])
+    extras = names(*metadata["extras_require"].values())
     # The third-party labels in BUILD are the imports, see test_build_file.py.
-    labels = re.findall(r"@pypi//(\w+)", (ROOT / "BUILD").read_text())
-    assert not set(labels) - required
+    for target in (ROOT / "BUILD").read_text().split("\n)\n"):
+        imported = set(re.findall(r"@pypi//(\w+)", target))
+        package = 'name = "dpf_tf' in target
+        assert imported <= (required if package else required | extras), target
+
+
+def test_the_package_imports_nothing_that_only_some_users_have():
+    for target in (ROOT / "BUILD").read_text().split("\n)\n"):
+        if 'name = "dpf_tf' in target:
+            imported = set(re.findall(r"@pypi//(\w+)", target))
+            assert imported <= {"tensorflow", "keras", "tf_keras", "numpy"}, target
 
 
 def test_version_is_read_without_importing_the_package(metadata):
@@ -65,7 +74,8 @@ def test_version_is_read_without_importing_the_package(metadata):
 
 def test_changelog_tells_of_the_version(metadata):
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert "## [Unreleased]" in changelog or f"## [{metadata['version']}]" in changelog
+    newest = re.search(r"^## \[(.+)\]", changelog, re.MULTILINE).group(1)
+    assert newest in ("Unreleased", metadata["version"])
 
 
 def test_python_versions_are_those_of_the_classifiers(metadata):

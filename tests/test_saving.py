@@ -128,7 +128,7 @@ def test_keras_file_brings_back_everything_and_training_goes_on(keras, tmp_path)
 
 LOAD = """
 import sys
-import dpf_tf, keras, tf_keras
+import keras, tf_keras
 import numpy as np
 for path in sys.argv[1:]:
     keras = sys.modules[path.split("/")[-2]]
@@ -160,7 +160,7 @@ def test_a_fresh_process_needs_only_to_import_dpf_tf(tmp_path):
         for keras in (keras_3, tf_keras)
         for path in save_for_another_process(keras, trained_model(keras), tmp_path)
     ]
-    run_python(LOAD, *paths)
+    run_python(f"import dpf_tf\n{LOAD}", *paths)
 
 
 def test_a_saved_model_serves_the_outputs_of_the_pruned_model(keras, tmp_path):
@@ -299,6 +299,38 @@ def test_a_registered_schedule_of_one_s_own_is_saved_and_loaded(keras, tmp_path)
 
 
 # A training that is killed.
+
+
+def test_schedules_of_one_s_own_form_one_pool_after_loading(keras, tmp_path):
+    schedule = SavedSteps(4)
+    layers = [keras.Input((8,)), *(dense(keras, n) for n in (32, 8, 2))]
+    model = dpf_tf.prune_low_magnitude_dpf(keras.Sequential(layers), schedule)
+    small = model.layers[0].kernel
+    small.assign(small * 1e-3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(
+        tmp_path / "model.keras", custom_objects={"SavedSteps": SavedSteps}
+    )
+    for each in (model, loaded):
+        dpf_tf.MaskUpdater(each).update(0)
+    masks = [list(dpf_tf.get_masks(each).values()) for each in (model, loaded)]
+    assert_bits_equal(*masks)
+    # The half of both that has the larger weights, not half of each kernel.
+    assert masks[0][0].mean() < 0.5 and masks[0][1].all()
+
+
+def test_what_was_frozen_after_wrapping_is_loaded_with_its_masks(keras, tmp_path):
+    model = train_model(keras)
+    model.get_layer("separable").trainable = False
+    model.get_layer("conv").layer.trainable = False
+    model.save(tmp_path / "part.keras")
+    model.trainable = False
+    model.save(tmp_path / "whole.keras")
+    for name in ("part", "whole"):
+        loaded = keras.models.load_model(tmp_path / f"{name}.keras")
+        found, expected = dpf_tf.get_masks(loaded), dpf_tf.get_masks(model)
+        assert list(found) == list(expected)
+        assert_bits_equal(list(found.values()), list(expected.values()))
 
 
 class Killed(Exception):
@@ -507,7 +539,93 @@ def test_stripped_models_load_where_dpf_tf_cannot_be_imported(tmp_path):
     for keras in (keras_3, tf_keras):
         _, sparse = trained_and_stripped(keras, sequential)
         paths += save_for_another_process(keras, sparse, tmp_path)
-    run_python(LOAD, "dpf_tf", "keras,tf_keras", *paths)
+    run_python(f"import sys\nsys.modules['dpf_tf'] = None\n{LOAD}", *paths)
+
+
+def test_stripping_into_the_model_that_was_pruned_is_refused(keras):
+    model = keras.Sequential([keras.Input((4,)), *(dense(keras, n) for n in (8, 2))])
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, dpf_tf.ConstantSparsity(0.5))
+    dpf_tf.MaskUpdater(pruned).update(0)
+    before = values(pruned.variables)
+    with pytest.raises(ValueError, match="shares its variables"):
+        dpf_tf.strip_pruning(pruned, into=model)
+    assert_bits_equal(values(pruned.variables), before)
+    sparse = dpf_tf.strip_pruning(pruned, into=keras.models.clone_model(model))
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(sparse(x).numpy(), pruned(x).numpy())
+
+
+def test_other_frozen_layers_do_not_mix_up_the_weights_of_a_plain_model(keras):
+    model = keras.Sequential([keras.Input((4,)), *(dense(keras, 4) for _ in "abc")])
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, dpf_tf.ConstantSparsity(0.5))
+    dpf_tf.MaskUpdater(pruned).update(0)
+    plain = keras.models.clone_model(model)
+    plain.layers[0].trainable = False
+    x = np.ones((2, 4), "float32")
+    if keras is tf_keras:
+        with pytest.raises(ValueError, match="Other layers of `into`"):
+            dpf_tf.strip_pruning(pruned, into=plain)
+    else:
+        dpf_tf.strip_pruning(pruned, into=plain)
+        np.testing.assert_array_equal(plain(x).numpy(), pruned(x).numpy())
+
+
+def dense(keras, units):
+    return keras.layers.Dense(units, kernel_initializer="glorot_normal")
+
+
+def test_stripping_keeps_what_a_layer_has_beside_its_variables(keras):
+    """Adapted statistics, a vocabulary, and a function that no config can hold."""
+    adapted = keras.layers.Normalization()
+    adapted.adapt(np.random.default_rng(0).normal(3, 2, (64, 4)))
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    x, word = keras.Input((4,)), keras.Input((1,), dtype="string")
+    hidden = keras.layers.Lambda(lambda x: 2 * x)(dense(keras, 8)(adapted(x)))
+    joined = keras.layers.Concatenate()([hidden, lookup(word)])
+    model = keras.Model([x, word], dense(keras, 2)(joined))
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, dpf_tf.ConstantSparsity(0.5))
+    dpf_tf.MaskUpdater(pruned).update(0)
+    sparse = dpf_tf.strip_pruning(pruned)
+    batch = [tf.random.normal((2, 4)), tf.constant([["b"], ["c"]])]
+    np.testing.assert_array_equal(sparse(batch).numpy(), pruned(batch).numpy())
+
+
+def test_a_list_of_layers_is_stripped_layer_by_layer(keras):
+    half = dpf_tf.ConstantSparsity(0.5)
+    layers = [dense(keras, 8), keras.layers.ReLU(), keras.layers.BatchNormalization()]
+    pruned = dpf_tf.prune_low_magnitude_dpf(layers, half)
+    x = outputs = np.ones((2, 4), "float32")
+    for layer in pruned:
+        outputs = layer(outputs)
+    dpf_tf.MaskUpdater(pruned[0]).update(0)
+    plain = dpf_tf.strip_pruning(pruned)
+    assert [type(layer) for layer in plain] == [type(layer) for layer in layers]
+    ours = {id(v) for layer in pruned for v in layer.variables}
+    assert not ours & {id(v) for layer in plain for v in layer.variables}
+    expected = x
+    for layer, twin in zip(plain, pruned, strict=True):
+        x, expected = layer(x), twin(expected)
+    np.testing.assert_array_equal(x.numpy(), expected.numpy())
+    with pytest.raises(ValueError, match="No layer of the list is pruned"):
+        dpf_tf.strip_pruning(layers[1:])
+
+
+def test_a_model_below_its_target_is_stripped_with_a_warning(keras):
+    """Whatever the order of callbacks: best weights may be restored after the last."""
+    layers = [keras.Input((4,)), dense(keras, 16), dense(keras, 2)]
+    ramp = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=12, frequency=4)
+    model = dpf_tf.prune_low_magnitude_dpf(keras.Sequential(layers), ramp)
+    model.compile("sgd", "mse")
+    best = keras.callbacks.EarlyStopping(
+        "sparsity", mode="min", patience=1, restore_best_weights=True
+    )
+    x, y = np.ones((32, 4), "float32"), np.ones((32, 2), "float32")
+    callbacks = [dpf_tf.PruningCallback(), best]
+    model.fit(x, y, 4, epochs=3, verbose=0, callbacks=callbacks)
+    restored = dpf_tf.sparsity_report(model)["pruned"]["sparsity"]
+    assert restored < 0.85, "the best weights were not restored: no test"
+    with pytest.warns(UserWarning, match="stripped at sparsity"):
+        dpf_tf.strip_pruning(model)
 
 
 def test_into_a_model_that_does_not_fit_is_refused_and_left_as_it_was(keras):
@@ -516,7 +634,6 @@ def test_into_a_model_that_does_not_fit_is_refused_and_left_as_it_was(keras):
         keras.Sequential([keras.Input((6, 6, 3)), keras.layers.ReLU()]),
         plain_model(keras, sequential),
         pruned_model(keras, subclassed),  # Not built.
-        pruned,
     ):
         before = values(target.variables)
         with pytest.raises(ValueError, match="are not those of the pruned model"):

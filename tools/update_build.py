@@ -20,10 +20,13 @@ DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "sklearn": "scikit_learn"}
 # These read files of the checkout, or start processes in it: they are for `make test`.
 NEEDS_CHECKOUT = {
     "tests/test_build_file",
+    "tests/test_distribution",
     "tests/test_docs",
     "tests/test_examples",
     "tests/test_import",
     "tests/test_packaging",
+    "tests/test_saving",
+    "tests/test_schedules",
 }
 
 HEADER = '''\
