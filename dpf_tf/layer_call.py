@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api
@@ -55,6 +56,8 @@ def build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     keras = keras_api.of(layer).module
 
     def symbolic(x: Any) -> Any:
+        if isinstance(x, np.ndarray):  # Of which tf_keras's question would fail.
+            return keras.Input(batch_shape=x.shape, dtype=x.dtype.name)
         if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
             return x
         return keras.Input(batch_shape=tuple(x.shape), dtype=x.dtype)

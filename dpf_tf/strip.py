@@ -146,6 +146,7 @@ def _fill(into: Any, model: Any, masked: dict[int, tf.Tensor]) -> None:
             f"`into` ({into.name}) shares its variables with the pruned model, whose "
             "dense weights would be lost. Give a model that was made anew, or a clone."
         )
+    _refuse_other_shapes(source, into.variables, f"`into` ({into.name})")
     if keras_api.of(model) is keras_api.TF_KERAS:
         # tf_keras lists what is frozen last: the order must be the same in both.
         frozen = [
@@ -172,6 +173,12 @@ def _finalize(layer: Any) -> None:
 def _copy_variables(
     source: list[Any], target: list[Any], masked: dict[int, tf.Tensor], where: str
 ) -> None:
+    _refuse_other_shapes(source, target, where)
+    for old, new in zip(source, target, strict=True):
+        new.assign(masked.get(id(old), old))
+
+
+def _refuse_other_shapes(source: list[Any], target: list[Any], where: str) -> None:
     described = [[(v.name, tuple(v.shape)) for v in vs] for vs in (source, target)]
     shapes = [[shape for _, shape in description] for description in described]
     if shapes[0] != shapes[1]:
@@ -179,5 +186,3 @@ def _copy_variables(
             f"The variables of {where} are not those of the pruned model. "
             f"Expected: {described[0]}. Found: {described[1]}"
         )
-    for old, new in zip(source, target, strict=True):
-        new.assign(masked.get(id(old), old))
