@@ -129,6 +129,13 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
     copy = type(layer).from_config(layer.get_config())
     if layer.built:
         copy.build_from_config(layer.get_build_config())
+        if len(copy.variables) != len(layer.variables):
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) makes its variables "
+                "when it is first called, and cannot be built from its config. Make a "
+                "plain one, call it on a batch, and give it: "
+                "`strip_pruning(layer, into=plain_layer)`."
+            )
         _copy_variables(
             layer.variables, copy.variables, masked, f"layer '{layer.name}'"
         )

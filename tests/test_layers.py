@@ -444,6 +444,25 @@ def test_a_wrapped_layer_is_its_dense_twin_with_unmasked_gradients(keras, case, 
     assert_keeps_contract(keras, case, wrapped(keras, case), mode)
 
 
+@pytest.mark.filterwarnings("ignore:.* is stripped at sparsity")  # Masks by hand.
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_stripped_layer_gives_the_same_outputs(keras, case):
+    skip_where_dense_fails(keras, case)
+    wrapper = wrapped(keras, case)
+    prune_half(wrapper)
+    try:
+        plain = dpf_tf.strip_pruning(wrapper)
+    except ValueError as error:
+        assert "makes its variables when it is first called" in str(error)
+        plain = case.layer(keras)
+        infer(plain, case.call())
+        dpf_tf.strip_pruning(wrapper, into=plain)
+    assert type(plain) is type(wrapper.layer)
+    outputs = infer(plain, case.call())
+    assert_bits_equal(outputs, infer(wrapper, case.call()))
+    assert_bits_equal(infer(plain, case.call()), outputs)
+
+
 def dump(keras, layer):
     return json.dumps(keras.saving.serialize_keras_object(layer))
 
