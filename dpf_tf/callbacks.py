@@ -13,6 +13,7 @@ import tf_keras
 
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import batch_norm_layers, check_batches, recalibrate_batch_norm
+from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import missed_target
 from dpf_tf.updater import MaskUpdater
 
@@ -263,7 +264,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                 )
 
     def _warn_if_missed(self) -> None:
-        missed = missed_target(self.model)
+        missed = missed_target(pruned_layers(self.model))
         if missed is not None:
             warnings.warn(
                 f"Training has ended at sparsity {missed[0]:.4f}, below the target "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from dpf_tf import keras_api, prunable
@@ -101,6 +101,16 @@ def _may_have_weights(layer: Any) -> bool:
     if is_graph(layer):  # An unbuilt Sequential of tf_keras refuses to be asked.
         return any(_may_have_weights(inner) for inner in layer.layers)
     return bool(layer.weights) or any(True for _ in prunable.kernels(layer))
+
+
+def check_layers(layers: Iterable[Any]) -> None:
+    """Refuses a list that holds something else than layers."""
+    for layer in layers:
+        if keras_api.of(layer) is None:
+            raise TypeError(
+                "A list must hold layers of Keras 3 or tf_keras only. "
+                f"Received: {layer!r} (of type {type(layer).__name__})"
+            )
 
 
 def pruned_layers(model: Any) -> list[tuple[str, Any]]:

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api
-from dpf_tf.graph import pruned_layers
 from dpf_tf.wrapper import Settings
 
 
@@ -70,9 +69,9 @@ def collect(layers: list[tuple[str, Any]]) -> list[Group]:
     return groups
 
 
-def missed_target(model: Any) -> tuple[float, float] | None:
+def missed_target(layers: list[tuple[str, Any]]) -> tuple[float, float] | None:
     """Returns `(sparsity, target)` of the first group below its final sparsity."""
-    for group in collect(pruned_layers(model)):
+    for group in collect(layers):
         target = group.settings.schedule.final_sparsity
         if target is None:
             continue

@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, prunable, schedules
-from dpf_tf.graph import is_graph, output_layers, pruned_layers, rebuild, walk
+from dpf_tf.graph import (
+    check_layers,
+    is_graph,
+    output_layers,
+    pruned_layers,
+    rebuild,
+    walk,
+)
 from dpf_tf.selection import Choice, Selection
 from dpf_tf.wrapper import PruneLowMagnitudeDPF, Settings, check_structure
 
@@ -133,14 +140,8 @@ def _warn_where_fit_fails(api: Any) -> None:
 
 
 def _prune_list(layers: Any, settings: Settings, selection: Selection) -> list[Any]:
-    apis = {id(api): api for api in map(keras_api.of, layers) if api is not None}
-    for layer in layers:
-        if keras_api.of(layer) is None:
-            raise TypeError(
-                "A list must hold layers of Keras 3 or tf_keras only. "
-                f"Received: {layer!r} (of type {type(layer).__name__})"
-            )
-    if len(apis) > 1:
+    check_layers(layers)
+    if len({keras_api.of(layer) for layer in layers}) > 1:
         raise ValueError(
             "The list mixes layers of Keras 3 and of tf_keras; they cannot be parts of "
             "one model."

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
-from dpf_tf.graph import is_graph, pruned_layers, rebuild, wrappers
+from dpf_tf.graph import check_layers, is_graph, pruned_layers, rebuild, wrappers
 from dpf_tf.groups import missed_target
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
@@ -45,8 +45,10 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     """
     if isinstance(model, list | tuple):
         return _strip_list(model, into)
-    masked = _masked_kernels(model)
-    _warn_if_missed(model)
+    layers = pruned_layers(model)
+    masked = _masked_kernels(layers)
+    if not isinstance(model, PruneLowMagnitudeDPF):  # One alone is no whole pool.
+        _warn_if_missed(f"'{model.name}'", layers)
     if into is not None:
         _fill(into, model, masked)
         return into
@@ -86,22 +88,22 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     return stripped
 
 
-def _masked_kernels(model: Any) -> dict[int, tf.Tensor]:
+def _masked_kernels(layers: list[tuple[str, Any]]) -> dict[int, tf.Tensor]:
     """Returns what the pruned kernels become, by the id of the dense variable."""
     return {
         id(kernel): value
-        for _, layer in pruned_layers(model)
+        for _, layer in layers
         for kernel, value in zip(
             layer.kernels.values(), layer.masked_kernels.values(), strict=True
         )
     }
 
 
-def _warn_if_missed(model: Any) -> None:
-    missed = missed_target(model)
+def _warn_if_missed(name: str, layers: list[tuple[str, Any]]) -> None:
+    missed = missed_target(layers)
     if missed is not None:
         warnings.warn(
-            f"'{model.name}' is stripped at sparsity {missed[0]:.4f}, below the target "
+            f"{name} is stripped at sparsity {missed[0]:.4f}, below the target "
             f"{missed[1]}: its training has not come to the end of the ramp, or "
             "weights of an earlier epoch were restored, their masks with them.",
             stacklevel=3,
@@ -111,17 +113,24 @@ def _warn_if_missed(model: Any) -> None:
 def _strip_list(layers: Any, into: Any) -> list[Any]:
     if into is not None:
         raise ValueError("`into` takes the weights of one model, not of a list.")
-    if not any(isinstance(layer, PruneLowMagnitudeDPF) for layer in layers):
+    check_layers(layers)
+    pruned = [pair for layer in layers for pair in wrappers(layer)]
+    pruned = list({id(wrapper): (path, wrapper) for path, wrapper in pruned}.values())
+    if not pruned:
         raise ValueError(f"No layer of the list is pruned. Received: {layers!r}")
+    masked = _masked_kernels(pruned)
+    _warn_if_missed("The list", pruned)
     stripped: dict[int, Any] = {}
     for layer in layers:
         if id(layer) in stripped:
             continue
         if isinstance(layer, PruneLowMagnitudeDPF):
-            _warn_if_missed(layer)
-            stripped[id(layer)] = _strip_layer(layer.layer, _masked_kernels(layer))
+            copy = _strip_layer(layer.layer, masked)
+        elif wrappers(layer):
+            copy = strip_pruning(layer)
         else:
-            stripped[id(layer)] = _strip_layer(layer, {}) if layer.variables else layer
+            copy = _strip_layer(layer, {}) if layer.variables else layer
+        stripped[id(layer)] = copy
     return [stripped[id(layer)] for layer in layers]
 
 

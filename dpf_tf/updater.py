@@ -242,10 +242,11 @@ class MaskUpdater:
         if after > before:
             warnings.warn(
                 f"At step {step} the schedule has set the sparsity back, from "
-                f"{1 - before / total:.4f} to {1 - after / total:.4f}: the optimizer "
-                "counts its steps anew, as after a new `compile`. To train on with the "
-                "masks as they were, call `dpf_tf.freeze_masks(model)` before; to go "
-                "on with the schedule, set `optimizer.iterations` to the old count.",
+                f"{1 - before / total:.4f} to {1 - after / total:.4f}: steps are "
+                "counted anew, as the optimizer does after a new `compile`. To train "
+                "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
+                "before; to go on with the schedule, go on with the old count "
+                "(`optimizer.iterations`).",
                 stacklevel=4,
             )
 

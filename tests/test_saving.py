@@ -593,11 +593,14 @@ def test_stripping_keeps_what_a_layer_has_beside_its_variables(keras):
 def test_a_list_of_layers_is_stripped_layer_by_layer(keras):
     half = dpf_tf.ConstantSparsity(0.5)
     layers = [dense(keras, 8), keras.layers.ReLU(), keras.layers.BatchNormalization()]
+    nested = keras.Sequential([keras.Input((8,)), dense(keras, 4), dense(keras, 2)])
+    layers.append(nested)
     pruned = dpf_tf.prune_low_magnitude_dpf(layers, half)
     x = outputs = np.ones((2, 4), "float32")
     for layer in pruned:
         outputs = layer(outputs)
-    dpf_tf.MaskUpdater(pruned[0]).update(0)
+    for layer in (pruned[0], pruned[3]):
+        dpf_tf.MaskUpdater(layer).update(0)
     plain = dpf_tf.strip_pruning(pruned)
     assert [type(layer) for layer in plain] == [type(layer) for layer in layers]
     ours = {id(v) for layer in pruned for v in layer.variables}
@@ -607,7 +610,9 @@ def test_a_list_of_layers_is_stripped_layer_by_layer(keras):
         x, expected = layer(x), twin(expected)
     np.testing.assert_array_equal(x.numpy(), expected.numpy())
     with pytest.raises(ValueError, match="No layer of the list is pruned"):
-        dpf_tf.strip_pruning(layers[1:])
+        dpf_tf.strip_pruning(layers[1:3])
+    with pytest.raises(TypeError, match="must hold layers"):
+        dpf_tf.strip_pruning([*pruned, "relu"])
 
 
 def test_a_model_below_its_target_is_stripped_with_a_warning(keras):
