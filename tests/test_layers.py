@@ -7,7 +7,9 @@ kernel itself is only read.
 
 import collections
 import functools
+import importlib
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -748,6 +750,17 @@ def test_spectral_normalization_stays_dense_with_a_warning(keras, built):
         layer.build((2, 3))
     with pytest.warns(UserWarning, match=r"'spectral' \(SpectralNormalization\)"):
         assert wrap(layer) is layer
+
+
+def test_keras_3_on_another_backend_is_refused_by_its_name():
+    keras = importlib.import_module("keras")
+    layer = keras.layers.Dense(2)
+    # The real ones need packages of their own.
+    with (
+        mock.patch.object(keras.backend, "backend", return_value="jax"),
+        pytest.raises(ValueError, match="'jax' here. Set KERAS_BACKEND=tensorflow"),
+    ):
+        dpf_tf.PruneLowMagnitudeDPF(layer, 0.5)
 
 
 def test_wrapping_twice_is_refused_by_name(keras):
