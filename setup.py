@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent
 # `make test-oldest` runs the tests with them.
 REQUIREMENTS = [
     "tensorflow>=2.19",
-    "keras>=3.11",  # Older ones count steps wrongly with steps_per_execution.
+    "keras>=3.11",  # With older ones steps_per_execution does not pass the tests.
     "tf_keras>=2.19",  # The Keras 2 whose models train under distribution strategies.
     "tensorflow-model-optimization>=0.8.0",  # Its schedules and models are accepted.
     "tensorflow-datasets>=4.9.7",  # The data of official_models.
