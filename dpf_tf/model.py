@@ -172,7 +172,7 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
     else:
         chosen = [k for k in usual if not selection.excludes(layer.name, layer, k)]
     if not chosen:
-        _warn_of_unknown(layer.name, layer)
+        _refuse_unknown(layer.name, layer, selection)
         return layer
     return _wrap(layer, settings, chosen)
 
@@ -230,10 +230,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
             pruned_paths.extend(f"{path}/{kernel.path}" for kernel in chosen)
             continue
         left.extend(f"{path}/{kernel.path} ({why})" for kernel, why in skipped)
-        if selection.asked_for(path, layer) and prunable.unknown_kernels(layer):
-            raise ValueError(_unknown(path, layer))
-        if not selection.explicit:
-            _warn_of_unknown(path, layer)
+        _refuse_unknown(path, layer, selection)
     if not new_layers and already:
         return model  # Wrapped before, with equal settings.
     if not new_layers:
@@ -247,18 +244,21 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
     return rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
 
 
-def _unknown(path: str, layer: Any) -> str:
-    return (
+def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:
+    """Refuses, or warns of, a layer with weights that only look like kernels."""
+    names = prunable.unknown_kernels(layer)
+    if not names:
+        return
+    message = (
         f"Layer '{path}' ({type(layer).__name__}) has weights that look like kernels "
-        f"({', '.join(prunable.unknown_kernels(layer))}), but dpf_tf does not know how "
-        "it uses them. To make it prunable, give it a method "
-        "`get_prunable_weights(self)` that returns its kernels."
+        f"({', '.join(names)}), but dpf_tf does not know how it uses them. To make it "
+        "prunable, give it a method `get_prunable_weights(self)` that returns its "
+        "kernels."
     )
-
-
-def _warn_of_unknown(path: str, layer: Any) -> None:
-    if prunable.unknown_kernels(layer):
-        warnings.warn(_unknown(path, layer) + " It stays dense.", stacklevel=4)
+    if selection.asked_for(path, layer):
+        raise ValueError(message)
+    if not selection.explicit:
+        warnings.warn(message + " It stays dense.", stacklevel=4)
 
 
 def get_masks(model: Any) -> dict[str, np.ndarray]:

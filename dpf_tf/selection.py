@@ -70,8 +70,9 @@ class Selection:
         )
 
     def asked_for(self, path: str, layer: Any) -> bool:
-        """Tells whether `layers=` names this layer."""
-        return self._wanted(f"{path}/", layer, layer)
+        """Tells whether `layers=` names this layer, or a weight that is no kernel."""
+        names = ["", *prunable.unknown_kernels(layer)]
+        return any(self._wanted(f"{path}/{name}", layer, layer) for name in names)
 
     def refuse_idle(self, layers: list[tuple[str, Any]]) -> None:
         """Refuses a pattern that matches none of the layers, given with their paths."""

@@ -64,9 +64,9 @@ def test_network_wraps_trains_strips_saves_and_loads(keras, name, tmp_path):
         tmp_path / "sparse.keras",
         # ConvNeXt's LayerScale is not registered in tf_keras, for dense models either.
         custom_objects={
-            "LayerScale": type(x)
-            for x in sparse.layers
-            if type(x).__name__ == "LayerScale"
+            name: type(layer)
+            for layer in sparse.layers
+            if (name := type(layer).__name__) == "LayerScale"
         },
     )
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)

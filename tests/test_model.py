@@ -224,8 +224,10 @@ def test_an_unknown_layer_stays_dense_with_a_warning_that_names_it(keras):
     with pytest.warns(UserWarning, match="'bilinear'.*get_prunable_weights"):
         pruned = dpf_tf.prune_low_magnitude_dpf(model, HALF)
     assert len(paths(pruned)) == 1
-    with pytest.raises(ValueError, match="'bilinear'.*get_prunable_weights"):
-        dpf_tf.prune_low_magnitude_dpf(model, HALF, layers="bilinear|dense")
+    for choice in ("bilinear|dense", "/form"):
+        for given in (model, model.get_layer("bilinear")):
+            with pytest.raises(ValueError, match="'bilinear'.*get_prunable_weights"):
+                dpf_tf.prune_low_magnitude_dpf(given, HALF, layers=choice)
 
 
 def test_wrapping_twice_with_equal_settings_is_a_no_op_with_others_an_error(keras):
