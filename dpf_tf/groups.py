@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api
-from dpf_tf.wrapper import Settings
+from dpf_tf.settings import Settings
 
 
 class Group(NamedTuple):

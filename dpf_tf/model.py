@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import keras_api, prunable, schedules
+from dpf_tf import keras_api, prunable
 from dpf_tf.graph import (
     check_layers,
     is_graph,
@@ -19,7 +19,8 @@ from dpf_tf.graph import (
     walk,
 )
 from dpf_tf.selection import Choice, Selection
-from dpf_tf.wrapper import PruneLowMagnitudeDPF, Settings, check_structure
+from dpf_tf.settings import Settings
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
 def prune_low_magnitude_dpf(
@@ -86,11 +87,7 @@ def prune_low_magnitude_dpf(
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020.
     """
-    settings = Settings(
-        schedule=schedules.as_schedule(pruning_schedule),
-        allocation=allocation_lib.validate(allocation),
-        structure=check_structure(structure),
-    )
+    settings = Settings.checked(pruning_schedule, allocation, structure)
     selection = Selection(layers, exclude)
     if isinstance(model, list | tuple):
         return _prune_list(model, settings, selection)

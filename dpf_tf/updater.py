@@ -18,8 +18,8 @@ from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, threshold
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
+from dpf_tf.settings import Settings
 from dpf_tf.threshold_xla import keep_largest_xla
-from dpf_tf.wrapper import Settings
 
 
 class MaskUpdate(NamedTuple):

@@ -18,21 +18,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import allocation as allocation_lib
 from dpf_tf import eligible, keras_api, layer_call, prunable, schedules
 from dpf_tf.feedback import feedback
 from dpf_tf.keras_api import Kernel
-
-STRUCTURES = ("unstructured",)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the wrappers of one pool have in common."""
-
-    schedule: Any
-    allocation: Any = "global"
-    structure: str = "unstructured"
+from dpf_tf.settings import Settings
 
 
 @dataclasses.dataclass
@@ -139,11 +128,7 @@ class PruneLowMagnitudeDPF:
         self.supports_masking = layer.supports_masking
         # A model of tf_keras asks this before it resets states.
         self.stateful = getattr(layer, "stateful", False)
-        settings = Settings(
-            schedule=schedules.as_schedule(pruning_schedule),
-            allocation=allocation_lib.validate(allocation),
-            structure=check_structure(structure),
-        )
+        settings = Settings.checked(pruning_schedule, allocation, structure)
         self._state = _State(
             settings=settings,
             asked=settings,
@@ -374,15 +359,6 @@ def _mode(training: Any) -> str:
 
 def _mask_name(path: str) -> str:
     return path.replace("/", "_") + "_mask"
-
-
-def check_structure(structure: Any) -> str:
-    """Returns a valid structure or raises a clear error."""
-    if structure not in STRUCTURES:
-        raise ValueError(
-            f"Unknown structure {structure!r}. Known: {', '.join(STRUCTURES)}"
-        )
-    return structure
 
 
 @functools.cache

@@ -31,6 +31,7 @@ ROOMS = (
     ("threshold_xla",),
     ("allocation",),
     ("schedules",),
+    ("settings",),
     ("keras_api",),
     ("prunable",),
     ("eligible", "layer_call"),

@@ -1,0 +1,44 @@
+"""Settings: how a layer is pruned; layers with equal settings share one sparsity."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dpf_tf import allocation as allocation_lib
+from dpf_tf import schedules
+
+STRUCTURES = ("unstructured",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the wrappers of one pool have in common.
+
+    Attributes:
+        schedule: a schedule of this package, or somebody else's in its form.
+        allocation: how the sparsity is shared among the kernels.
+        structure: what is pruned as one: `"unstructured"` is each weight by itself.
+    """
+
+    schedule: Any
+    allocation: Any
+    structure: str
+
+    @classmethod
+    def checked(cls, schedule: Any, allocation: Any, structure: Any) -> Settings:
+        """Returns the settings that a user's arguments stand for.
+
+        Raises:
+            TypeError: if one has the wrong type.
+            ValueError: if its value is unknown or out of range.
+        """
+        if structure not in STRUCTURES:
+            raise ValueError(
+                f"Unknown structure {structure!r}. Known: {', '.join(STRUCTURES)}"
+            )
+        return cls(
+            schedules.as_schedule(schedule),
+            allocation_lib.validate(allocation),
+            structure,
+        )
