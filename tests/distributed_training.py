@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import dpf_tf
-from tests.helpers import values
+from tests.helpers import pruned_layers, values
 
 BATCH, EPOCHS = 16, 4  # 32 steps, 8 mask updates.
 SCHEDULE = dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=24, frequency=4)
@@ -117,12 +117,11 @@ def digest(model):
 def replicas(strategy, model):
     """The masks of each replica, all in one array."""
     found = []
-    for layer in model.layers:
-        if isinstance(layer, dpf_tf.PruneLowMagnitudeDPF):
-            for mask in layer.masks.values():
-                variable = mask if isinstance(mask, tf.Variable) else mask.value
-                copies = strategy.experimental_local_results(variable)
-                found.append([copy.numpy().ravel() for copy in copies])
+    for layer in pruned_layers(model):
+        for mask in layer.masks.values():
+            variable = mask if isinstance(mask, tf.Variable) else mask.value
+            copies = strategy.experimental_local_results(variable)
+            found.append([copy.numpy().ravel() for copy in copies])
     return [np.concatenate(masks) for masks in zip(*found, strict=True)]
 
 

@@ -20,6 +20,17 @@ def values(variables):
     return [np.array(variable.numpy()) for variable in variables]
 
 
+def state_variables(model):
+    """Returns every variable of a model and of its optimizer."""
+    optimizer = model.optimizer.variables  # A method in tf_keras.
+    return [*model.variables, *(optimizer() if callable(optimizer) else optimizer)]
+
+
+def pruned_layers(model):
+    """Returns the wrappers among a model's layers."""
+    return [x for x in model.layers if isinstance(x, dpf_tf.PruneLowMagnitudeDPF)]
+
+
 def assert_bits_equal(actual, expected):
     """Holds two lists of arrays to be equal bit for bit (0.0 is not -0.0)."""
     assert len(actual) == len(expected)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import dpf_tf
-from tests.helpers import assert_bits_equal, values
+from tests.helpers import assert_bits_equal, state_variables, values
 
 COMMON = 336  # Steps that all runs share: the masks are as sparse as they get.
 CYCLES = 8  # Mask updates, 16 steps apart, after which the accuracy is looked at.
@@ -62,9 +62,7 @@ def accuracy(model):
 
 
 def state_of(model):
-    optimizer = model.optimizer.variables
-    optimizer = optimizer() if callable(optimizer) else optimizer
-    return [(v, v.numpy()) for v in [*model.variables, *optimizer]]
+    return [(v, v.numpy()) for v in state_variables(model)]
 
 
 def test_accuracy_after_fit_is_independent_of_the_last_update_once_masks_settle(keras):

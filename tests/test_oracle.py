@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import dpf_tf
-from tests.helpers import assert_bits_equal, values
+from tests.helpers import assert_bits_equal, pruned_layers, state_variables, values
 
 FREQUENCY, RAMP_END = 16, 150
 
@@ -303,12 +303,8 @@ def pruned_net(keras, final=0.75, **options):
 
 
 def kernels_and_masks(model):
-    kernels = [k for x in dpf_layers(model) for k in x.kernels.values()]
+    kernels = [k for x in pruned_layers(model) for k in x.kernels.values()]
     return values(kernels), list(dpf_tf.get_masks(model).values())
-
-
-def dpf_layers(model):
-    return [x for x in model.layers if isinstance(x, dpf_tf.PruneLowMagnitudeDPF)]
 
 
 DECAYS = {
@@ -345,7 +341,7 @@ def test_inference_leaves_every_variable_bit_identical(keras):
     model = pruned_net(keras)
     x, y = images()
     model.fit(x, y, 8, verbose=0, callbacks=[dpf_tf.PruningCallback()])
-    variables = [*model.variables, *optimizer_variables(model)]
+    variables = state_variables(model)
     before = values(variables)
     assert any(mask.mean() < 0.5 for mask in dpf_tf.get_masks(model).values())
     for inference in (
@@ -355,11 +351,6 @@ def test_inference_leaves_every_variable_bit_identical(keras):
     ):
         inference()
         assert_bits_equal(values(variables), before)
-
-
-def optimizer_variables(model):
-    found = model.optimizer.variables
-    return found() if callable(found) else found
 
 
 def test_pruned_weights_go_on_learning_and_come_back(keras):

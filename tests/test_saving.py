@@ -12,7 +12,13 @@ import tensorflow as tf
 import tf_keras
 
 import dpf_tf
-from tests.helpers import assert_bits_equal, run_python, values
+from tests.helpers import (
+    assert_bits_equal,
+    pruned_layers,
+    run_python,
+    state_variables,
+    values,
+)
 
 BATCH = 8  # 8 steps an epoch.
 
@@ -74,19 +80,9 @@ def train_model(keras):
 trained_model = functools.cache(train_model)
 
 
-def wrappers(model):
-    return [x for x in model.layers if isinstance(x, dpf_tf.PruneLowMagnitudeDPF)]
-
-
 def options_of(model):
     """What pruning knows of each layer beside its variables."""
-    return [(x.settings, x.frozen, list(x.kernels)) for x in wrappers(model)]
-
-
-def state_variables(model):
-    """Every variable of a model and of its optimizer."""
-    optimizer = model.optimizer.variables
-    return [*model.variables, *(optimizer() if callable(optimizer) else optimizer)]
+    return [(x.settings, x.frozen, list(x.kernels)) for x in pruned_layers(model)]
 
 
 def state(model):
@@ -237,7 +233,7 @@ def test_a_schedule_of_tfmot_is_loaded_without_tfmot(
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
     path = saved_with_tfmot / f"{keras.__name__}.keras"
     assert "tensorflow_model_optimization" not in config_text(path)
-    [layer] = wrappers(keras.models.load_model(path))
+    [layer] = pruned_layers(keras.models.load_model(path))
     assert layer.settings.schedule == dpf_tf.PolynomialDecay(
         final_sparsity=0.7, initial_sparsity=0.1, begin_step=2, end_step=10, power=2,
         frequency=4, freeze_step=10,
@@ -288,7 +284,7 @@ def test_a_registered_schedule_of_one_s_own_is_saved_and_loaded(keras, tmp_path)
     fit(model, epochs=1)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    [layer] = wrappers(loaded)
+    [layer] = pruned_layers(loaded)
     assert [layer.settings.schedule(step) for step in (2, 3)] == [
         (False, 0.5),
         (True, 0.5),
