@@ -79,6 +79,13 @@ def mask_update() -> list[str]:
             _row([label, *(f"{r['arms'][arm]['median_seconds']:.3f}" for r in results)])
             for arm, label in arms.items()
         ),
+        *(
+            _row([label, *(f"{r['arms']['update'][ratio]:.2f}" for r in results)])
+            for ratio, label in (
+                ("ratio_to_partition", "the update, as a share of `np.partition`"),
+                ("ratio_to_abs_partition", "... of `np.abs` and `np.partition`"),
+            )
+        ),
         "",
         _made(record),
     ]
