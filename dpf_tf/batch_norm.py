@@ -70,12 +70,7 @@ def recalibrate_batch_norm(
         Izmailov et al., "Averaging Weights Leads to Wider Optima", UAI 2018, section
         3.2, does the same for averaged weights.
     """
-    api = keras_api.of(model)
-    if api is None:
-        raise TypeError(
-            "`model` must be a model of Keras 3 or tf_keras. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    api = keras_api.require(model, "a model of Keras 3 or tf_keras")
     check_batches("dataset", dataset)
     norms = [layer for layer in batch_norm_layers(model) if layer.trainable]
     if not norms:

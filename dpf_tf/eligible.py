@@ -29,7 +29,7 @@ def kernels(layer: Any, name: str, paths: Sequence[str] | None) -> list[Kernel]:
         if kernel.variable is not None
     ]
     if paths is None:
-        chosen = [kernel for kernel in found if kernel.kind == "kernel"] or found
+        chosen = prunable.usual(found)
     else:
         known = {kernel.path: kernel for kernel in found}
         unknown = [path for path in paths if path not in known]

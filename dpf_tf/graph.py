@@ -115,11 +115,7 @@ def check_layers(layers: Iterable[Any]) -> None:
 
 def pruned_layers(model: Any) -> list[tuple[str, Any]]:
     """Returns `(path, wrapper)` of the pruned layers; an error if there are none."""
-    if keras_api.of(model) is None:
-        raise TypeError(
-            "`model` must be a model or layer of Keras 3 or tf_keras. "
-            f"Received: {model!r} (of type {type(model).__name__})"
-        )
+    keras_api.require(model)
     found = wrappers(model)
     if not found:
         raise ValueError(
@@ -129,8 +125,9 @@ def pruned_layers(model: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def rebuild(model: Any, replace: Callable[[Any], Any], api: Any, verb: str) -> Any:
+def rebuild(model: Any, replace: Callable[[Any], Any], verb: str) -> Any:
     """Returns the same model over other layers; nested ones are kept if unchanged."""
+    api = keras_api.of(model)
     made: dict[int, Any] = {}
 
     def leaf(layer: Any) -> Any:

@@ -297,6 +297,17 @@ def of(obj: Any) -> Keras3 | TFKeras | None:
     return None
 
 
+def require(model: Any, kind: str = "a model or layer of Keras 3 or tf_keras") -> Any:
+    """Returns the Keras of `model`, or raises TypeError: it must be `kind`."""
+    api = of(model)
+    if api is None:
+        raise TypeError(
+            f"`model` must be {kind}. "
+            f"Received: {model!r} (of type {type(model).__name__})"
+        )
+    return api
+
+
 def steps_per_execution(model: Any) -> int:
     """Returns how many training steps a compiled model makes at a time.
 

@@ -91,17 +91,10 @@ def prune_low_magnitude_dpf(
     selection = Selection(layers, exclude)
     if isinstance(model, list | tuple):
         return _prune_list(model, settings, selection)
-    api = keras_api.of(model)
-    if api is None:
-        raise TypeError(
-            "`model` must be a model or layer of Keras 3 or tf_keras, or a list of "
-            f"layers. Received: {model!r} (of type {type(model).__name__})"
-        )
+    kind = "a model or layer of Keras 3 or tf_keras, or a list of layers"
+    api = keras_api.require(model, kind)
     _warn_where_fit_fails(api)
-    if is_graph(model):
-        selection.refuse_idle(_unwrapped(model))
-        return _prune_graph(model, settings, selection, api)
-    if isinstance(model, api.module.Model):
+    if isinstance(model, api.module.Model) and not is_graph(model):
         raise ValueError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}), whose "
             "layers cannot be replaced from outside. Wrap them where they are made, in "
@@ -110,7 +103,12 @@ def prune_low_magnitude_dpf(
             "pruned as one pool."
         )
     selection.refuse_idle(_unwrapped(model))
-    return _prune_layer(model, settings, selection)
+    return _prune_one(model, settings, selection)
+
+
+def _prune_one(model: Any, settings: Settings, selection: Selection) -> Any:
+    prune = _prune_graph if is_graph(model) else _prune_layer
+    return prune(model, settings, selection)
 
 
 def _unwrapped(model: Any) -> list[tuple[str, Any]]:
@@ -147,11 +145,7 @@ def _prune_list(layers: Any, settings: Settings, selection: Selection) -> list[A
     made: dict[int, Any] = {}  # One wrapper for a layer that comes twice.
     for layer in layers:
         if id(layer) not in made:
-            if is_graph(layer):
-                api = keras_api.of(layer)
-                made[id(layer)] = _prune_graph(layer, settings, selection, api)
-            else:
-                made[id(layer)] = _prune_layer(layer, settings, selection)
+            made[id(layer)] = _prune_one(layer, settings, selection)
     return [made[id(layer)] for layer in layers]
 
 
@@ -159,7 +153,7 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
     """Wraps a layer given by itself: it is always pruned, unless `exclude` says no."""
     if isinstance(layer, PruneLowMagnitudeDPF):
         return _same_or_refuse(layer.name, layer, settings)
-    usual = _usual(list(prunable.kernels(layer)))
+    usual = prunable.usual(list(prunable.kernels(layer)))
     if prunable.builds_kernels(layer):
         if not selection.takes_unseen(layer.name, layer, is_output=False):
             return layer
@@ -174,13 +168,8 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
     return _wrap(layer, settings, chosen)
 
 
-def _usual(kernels: list[keras_api.Kernel]) -> list[keras_api.Kernel]:
-    """Depthwise kernels and embeddings only where the layer has no others."""
-    return [kernel for kernel in kernels if kernel.kind == "kernel"] or kernels
-
-
 def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any:
-    usual = _usual(list(prunable.kernels(layer)))
+    usual = prunable.usual(list(prunable.kernels(layer)))
     default = [k.path for k in chosen] == [k.path for k in usual]
     return PruneLowMagnitudeDPF(
         layer,
@@ -201,7 +190,7 @@ def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
     )
 
 
-def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any) -> Any:
+def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     outputs = output_layers(model)
     new_layers: dict[int, Any] = {}
     pruned_paths: list[str] = []
@@ -219,7 +208,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
         chosen, skipped = selection.choose(path, layer, is_output)
         if prunable.builds_kernels(layer):
             taken = selection.takes_unseen(path, layer, is_output)
-            chosen = _usual(list(prunable.kernels(layer))) if taken else []
+            chosen = prunable.usual(list(prunable.kernels(layer))) if taken else []
         else:
             taken = bool(chosen)
         if taken:
@@ -238,7 +227,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection, api: Any)
         )
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
-    return rebuild(model, lambda layer: new_layers.get(id(layer), layer), api, "prune")
+    return rebuild(model, lambda layer: new_layers.get(id(layer), layer), "prune")
 
 
 def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:
@@ -255,7 +244,7 @@ def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:
     if selection.asked_for(path, layer):
         raise ValueError(message)
     if not selection.explicit:
-        warnings.warn(message + " It stays dense.", stacklevel=4)
+        warnings.warn(message + " It stays dense.", stacklevel=5)
 
 
 def get_masks(model: Any) -> dict[str, np.ndarray]:

@@ -165,6 +165,11 @@ def kernels(layer: Any, *, frozen: bool = False) -> Iterator[Kernel]:
     yield from _kernels(layer, "", frozen, set())
 
 
+def usual(kernels: list[Kernel]) -> list[Kernel]:
+    """Returns all but depthwise kernels and embeddings, or these if it is all."""
+    return [kernel for kernel in kernels if kernel.kind == "kernel"] or kernels
+
+
 def _kernels(layer: Any, prefix: str, frozen: bool, seen: set[int]) -> Iterator[Kernel]:
     if id(layer) in seen or _known_class(layer, _OPAQUE):
         return

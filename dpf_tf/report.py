@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from dpf_tf import keras_api, prunable
+from dpf_tf import prunable
 from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
+from dpf_tf.groups import count_kept, size
 from dpf_tf.selection import default_reason
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
@@ -77,11 +76,9 @@ def sparsity_report(model: Any) -> SparsityReport:
     for path, layer in pruned_layers(model):
         for name, mask in layer.masks.items():
             masks.add(id(mask))
-            view = keras_api.numpy_view(keras_api.of(layer).dense(mask))
-            kept = int(np.count_nonzero(view))
             kernels.append(
-                {"path": f"{path}/{name}", "shape": list(view.shape)}
-                | _counts(view.size, kept)
+                {"path": f"{path}/{name}", "shape": list(mask.shape)}
+                | _counts(size([mask]), count_kept([mask]))
             )
     if not kernels:
         raise ValueError(

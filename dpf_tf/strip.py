@@ -46,13 +46,15 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
     if isinstance(model, list | tuple):
         return _strip_list(model, into)
     layers = pruned_layers(model)
-    masked = _masked_kernels(layers)
     if not isinstance(model, PruneLowMagnitudeDPF):  # One alone is no whole pool.
         _warn_if_missed(f"'{model.name}'", layers)
     if into is not None:
-        _fill(into, model, masked)
+        _fill(into, model, layers)
         return into
-    api = keras_api.of(model)
+    return _strip_one(model, _masked_kernels(layers))
+
+
+def _strip_one(model: Any, masked: dict[int, tf.Tensor]) -> Any:
     if isinstance(model, PruneLowMagnitudeDPF):
         return _strip_layer(model.layer, masked)
     if not is_graph(model):
@@ -73,7 +75,7 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
         pairs.append((source, copy))
         return copy
 
-    stripped = rebuild(model, fresh, api, "strip")
+    stripped = rebuild(model, fresh, "strip")
     for source, copy in pairs:
         _copy_variables(
             source.variables, copy.variables, masked, f"layer '{source.name}'"
@@ -124,10 +126,8 @@ def _strip_list(layers: Any, into: Any) -> list[Any]:
     for layer in layers:
         if id(layer) in stripped:
             continue
-        if isinstance(layer, PruneLowMagnitudeDPF):
-            copy = _strip_layer(layer.layer, masked)
-        elif wrappers(layer):
-            copy = strip_pruning(layer)
+        if wrappers(layer):
+            copy = _strip_one(layer, masked)
         else:
             copy = _strip_layer(layer, {}) if layer.variables else layer
         stripped[id(layer)] = copy
@@ -152,9 +152,9 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
     return copy
 
 
-def _fill(into: Any, model: Any, masked: dict[int, tf.Tensor]) -> None:
+def _fill(into: Any, model: Any, layers: list[tuple[str, Any]]) -> None:
     """Writes the weights of a pruned model into a plain one."""
-    masks = {id(m) for _, layer in wrappers(model) for m in layer.masks.values()}
+    masks = {id(mask) for _, layer in layers for mask in layer.masks.values()}
     source = [v for v in model.variables if id(v) not in masks]
     ours = {id(v) for v in model.variables}
     if any(id(v) in ours for v in into.variables):
@@ -165,15 +165,16 @@ def _fill(into: Any, model: Any, masked: dict[int, tf.Tensor]) -> None:
     _refuse_other_shapes(source, into.variables, f"`into` ({into.name})")
     if keras_api.of(model) is keras_api.TF_KERAS:
         # tf_keras lists what is frozen last: the order must be the same in both.
-        frozen = [
-            [id(v) in {id(t) for t in m.trainable_variables} for v in variables]
-            for m, variables in ((model, source), (into, into.variables))
-        ]
+        frozen = []
+        for each, variables in ((model, source), (into, into.variables)):
+            trained = {id(v) for v in each.trainable_variables}
+            frozen.append([id(v) not in trained for v in variables])
         if frozen[0] != frozen[1]:
             raise ValueError(
                 f"Other layers of `into` ({into.name}) are frozen than of the pruned "
                 "model. Set `trainable` of both alike."
             )
+    masked = _masked_kernels(layers)
     _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
     _finalize(into)
 
