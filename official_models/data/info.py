@@ -1,0 +1,119 @@
+"""What is known of a data set before its examples are read, and where it lies."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from official_models.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """A prepared data set.
+
+    Attributes:
+        name: The name that TFDS gives it.
+        version: The version found, such as "3.0.2".
+        directory: The folder of that version.
+        classes: The number of classes.
+        image_shape: Height, width and channels of an image as a model gets it.
+        train_examples: The number of examples to train on.
+        eval_examples: The number of examples in the test or validation split.
+    """
+
+    name: str
+    version: str
+    directory: str
+    classes: int
+    image_shape: tuple[int, int, int]
+    train_examples: int
+    eval_examples: int
+
+
+# Name: shape of an image, split to evaluate on, and what else TFDS needs to prepare it.
+_KNOWN = {
+    "cifar10": ((32, 32, 3), "test", ""),
+    "fashion_mnist": ((28, 28, 1), "test", ""),
+    "imagenet2012": (
+        (224, 224, 3),
+        "validation",
+        "\nbut first download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
+        "from image-net.org into {data_dir}/downloads/manual",
+    ),
+}
+
+
+def describe(name: str, data_dir: str | os.PathLike[str] | None = None) -> DataInfo:
+    """Finds a prepared data set; of several versions, the highest.
+
+    Args:
+        name: "cifar10", "fashion_mnist" or "imagenet2012".
+        data_dir: TFDS's folder of data sets, also on gs://. By default what the
+            environment variable TFDS_DATA_DIR says, else ~/tensorflow_datasets.
+
+    Raises:
+        InputError: if the name is unknown, or the data set is not prepared. The message
+            says how to prepare it.
+    """
+    if name not in _KNOWN:
+        raise InputError(f"no data set {name!r}; there are {', '.join(_KNOWN)}")
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    data_dir = os.path.expanduser(os.fspath(data_dir))
+    # Looked for by hand: asked for a data set that is not there, TFDS would first try
+    # the network, and where there is none that takes minutes.
+    directory = _latest(os.path.join(data_dir, name))
+    if directory is None:
+        raise InputError(_how_to_prepare(name, data_dir))
+    shape, eval_split, _ = _KNOWN[name]
+    facts = builder(directory).info
+    return DataInfo(
+        name=name,
+        version=str(facts.version),
+        directory=directory,
+        classes=facts.features["label"].num_classes,
+        image_shape=shape,
+        train_examples=facts.splits["train"].num_examples,
+        eval_examples=facts.splits[eval_split].num_examples,
+    )
+
+
+@functools.cache
+def builder(directory: str) -> Any:
+    """Returns TFDS's reader of a prepared data set."""
+    return tfds.builder_from_directory(directory)
+
+
+def eval_split(info: DataInfo) -> str:
+    """Returns the name of the split to evaluate on."""
+    return _KNOWN[info.name][1]
+
+
+def _latest(folder: str) -> str | None:
+    """Returns the folder of the highest version that TFDS has finished preparing."""
+    versions = {}
+    for path in tf.io.gfile.glob(os.path.join(folder, "*", "dataset_info.json")):
+        directory = os.path.dirname(path)
+        # Folders of another form are unfinished.
+        if re.fullmatch(r"\d+\.\d+\.\d+", os.path.basename(directory)):
+            version = os.path.basename(directory).split(".")
+            versions[tuple(map(int, version))] = directory
+    return versions[max(versions)] if versions else None
+
+
+def _how_to_prepare(name: str, data_dir: str) -> str:
+    # Not the `tfds` program: it does not start without Apache Beam.
+    return (
+        f"{name} is not prepared: {os.path.join(data_dir, name)} has no "
+        "<version>/dataset_info.json. Name another folder (data_dir, or the "
+        "environment variable TFDS_DATA_DIR), or prepare the data set:\n"
+        f'    python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}').download_and_prepare()\""
+        + _KNOWN[name][2].format(data_dir=data_dir)
+    )

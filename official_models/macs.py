@@ -1,0 +1,195 @@
+"""Multiply-accumulates of one forward pass: of the dense kernels, and of the sparse.
+
+A kernel's weight takes part in one product for each position at which its layer applies
+the kernel: the pixels of a convolution's output, the steps of a sequence that a dense
+layer maps. Where the weight is zero, a sparse product would be skipped.
+
+Example:
+
+    >>> import keras
+    >>> from official_models import macs, models
+    >>> counted = macs.count(models.build("resnet20", keras, classes=10))
+    >>> counted.dense, counted.not_counted
+    (40813184, ())
+    >>> model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(5, name="d")])
+    >>> _ = model.layers[0].kernel.assign(keras.ops.eye(100, 5))
+    >>> macs.count(model).layers["d"]
+    LayerMacs(dense=500, sparse=5)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dpf_tf
+
+# The kernel is applied at every position of the output ...
+_AT_OUTPUT = {
+    "Dense",
+    "Conv1D",
+    "Conv2D",
+    "Conv3D",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
+    "SeparableConv1D",
+    "SeparableConv2D",
+}
+# ... or of the input.
+_AT_INPUT = {"Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"}
+# Their products have no kernel as a factor, but there are some.
+_PRODUCTS_WITHOUT_KERNEL = {"AdditiveAttention", "Attention", "Dot"}
+# Their weights are looked up, or scale and shift, whatever their rank.
+_NO_KERNEL = {
+    "BatchNormalization",
+    "Embedding",
+    "GroupNormalization",
+    "LayerNormalization",
+    "Normalization",
+    "PReLU",
+}
+
+
+class LayerMacs(NamedTuple):
+    """Multiply-accumulates of one layer, for one example.
+
+    Attributes:
+        dense: as if no weight were zero.
+        sparse: without the products with weights that are zero.
+    """
+
+    dense: int
+    sparse: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of a model, for one example.
+
+    Attributes:
+        layers: those of each layer with a kernel, by its path, such as `"conv1"` or
+            `"encoder/conv1"`.
+        not_counted: paths and classes of layers that multiply, but are not counted:
+            the totals lack them.
+    """
+
+    layers: dict[str, LayerMacs]
+    not_counted: tuple[str, ...]
+
+    @property
+    def dense(self) -> int:
+        """All layers' multiply-accumulates, as if no weight were zero."""
+        return sum(layer.dense for layer in self.layers.values())
+
+    @property
+    def sparse(self) -> int:
+        """All layers' multiply-accumulates without the products with zero weights."""
+        return sum(layer.sparse for layer in self.layers.values())
+
+
+def count(model: Any) -> Macs:
+    """Counts the multiply-accumulates of one forward pass for one example.
+
+    Convolutions (strided, dilated, grouped, depthwise, separable, transposed) and dense
+    layers are counted, also in nested models. By convention, products with the zeros of
+    a padding count, and biases, batch norm, activations and pooling do not.
+
+    Args:
+        model: a functional or sequential model of either Keras, of a fixed input size
+            and without pruning wrappers (`dpf_tf.strip_pruning` takes them off).
+
+    Returns:
+        The counts. Layers with kernels that are of another kind (attention, recurrent,
+        a class of one's own, a nested subclassed model) or that are called more than
+        once are named in `not_counted`. Functions that are not layers, such as
+        `keras.ops.matmul`, are not seen.
+
+    Raises:
+        ValueError: if the model is neither functional nor sequential, if it is not
+            built or its input size is not fixed, or if it is not stripped.
+    """
+    calls_of_layers = _calls(model)
+    if calls_of_layers is None:
+        raise ValueError(
+            "`model` must be a functional or sequential model that is built. "
+            f"Received: model={model!r}"
+        )
+    layers: dict[str, LayerMacs] = {}
+    not_counted: list[str] = []
+    for path, layer, calls in _leaves(model, calls_of_layers):
+        if isinstance(layer, dpf_tf.PruneLowMagnitudeDPF):
+            raise ValueError(
+                f"The layer '{path}' is wrapped for pruning. Count the plain model: "
+                "`count(dpf_tf.strip_pruning(model))`."
+            )
+        kind = _kind(layer)
+        kernels = [np.asarray(w) for w in layer.weights if len(w.shape) > 1]
+        if kind in _NO_KERNEL or not (kernels or kind in _PRODUCTS_WITHOUT_KERNEL):
+            continue
+        if kind not in _AT_OUTPUT | _AT_INPUT:
+            not_counted.append(f"{path} ({type(layer).__name__})")
+        elif calls > 1:
+            # Only the sizes of its first call are known.
+            not_counted.append(f"{path} ({kind}, called {calls} times)")
+        else:
+            positions = _positions(layer, kind, path)
+            layers[path] = LayerMacs(
+                positions * sum(kernel.size for kernel in kernels),
+                positions * sum(int(np.count_nonzero(kernel)) for kernel in kernels),
+            )
+    return Macs(layers, tuple(not_counted))
+
+
+def _leaves(
+    model: Any, calls: dict[str, int], prefix: str = "", times: int = 1
+) -> Iterator[tuple[str, Any, int]]:
+    """Yields path, layer and number of calls; nested models are entered."""
+    for layer in model.layers:
+        path, total = prefix + layer.name, times * calls[layer.name]
+        inner = _calls(layer)
+        if inner is None:
+            yield path, layer, total
+        else:
+            yield from _leaves(layer, inner, f"{path}/", total)
+
+
+def _calls(model: Any) -> dict[str, int] | None:
+    """Returns how often a model calls each of its layers, by the layer's name.
+
+    `None` if it is neither a functional model nor a sequential one that is built.
+    """
+    if not (hasattr(model, "layers") and getattr(model, "inputs", None)):
+        return None
+    layers = model.get_config().get("layers")
+    if layers is None:
+        return None
+    # A sequential model has no nodes in its configuration: one call each.
+    nodes = {x["config"]["name"]: x.get("inbound_nodes") for x in layers}
+    return {name: len(calls) if calls else 1 for name, calls in nodes.items()}
+
+
+def _kind(layer: Any) -> str:
+    """Returns the name of a layer's class if it is one of Keras's own, else ''."""
+    cls = type(layer)
+    own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
+    return cls.__name__ if own else ""
+
+
+def _positions(layer: Any, kind: str, path: str) -> int:
+    """Returns at how many positions of one example a layer applies its kernels."""
+    shape = (layer.input if kind in _AT_INPUT else layer.output).shape
+    # Without the batch and the channels.
+    if getattr(layer, "data_format", "channels_last") == "channels_first":
+        sizes = shape[2:]
+    else:
+        sizes = shape[1:-1]
+    if None in sizes:
+        raise ValueError(
+            f"At layer '{path}' the size is not known: {tuple(shape)}. Build the model "
+            "with a fixed input size."
+        )
+    return math.prod(sizes)

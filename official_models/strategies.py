@@ -1,0 +1,123 @@
+"""The strategies of tf.distribute that a training can run under.
+
+Make the strategy before anything else runs in TensorFlow, and one in a process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from official_models.errors import InputError
+
+NAMES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
+CLUSTERS = ("tf_config", "slurm")
+
+
+def make(name: str, *, cluster: str = "tf_config", tpu: str = "") -> Any:
+    """Returns a strategy by name.
+
+    Args:
+        name: `"one_device"`; `"mirrored"`, all GPUs of this machine (without any, its
+            logical CPUs); `"multi_worker_mirrored"`, all machines of a cluster;
+            `"tpu"`.
+        cluster: who knows the machines of a cluster: `"tf_config"`, the environment
+            variable TF_CONFIG, or `"slurm"`.
+        tpu: name or address of a TPU; `"local"` on a TPU VM.
+
+    Raises:
+        InputError: if the cluster or the TPU cannot be found.
+    """
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        devices = tf.config.list_logical_devices(kind)
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "multi_worker_mirrored":
+        return tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster))
+    if name == "tpu":
+        return _tpu(tpu)
+    raise InputError(
+        f"There is no strategy {name!r}. Known strategies: {', '.join(NAMES)}"
+    )
+
+
+def _resolver(cluster: str) -> Any:
+    resolvers = tf.distribute.cluster_resolver
+    if cluster == "slurm":
+        try:
+            return resolvers.SlurmClusterResolver()
+        except Exception as error:  # It fails in many ways outside of a Slurm step.
+            raise InputError(
+                "Slurm's cluster cannot be resolved. Start the training by `srun`, one "
+                "task for each worker; without Slurm use --cluster=tf_config."
+            ) from error
+    resolver = resolvers.TFConfigClusterResolver()
+    if not resolver.cluster_spec().jobs:
+        raise InputError(
+            "--distribution_strategy=multi_worker_mirrored needs to know the workers. "
+            'Set TF_CONFIG in each of them, for example to \'{"cluster": '
+            '{"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", '
+            '"index": 0}}\', or give --cluster=slurm.'
+        )
+    return resolver
+
+
+def _tpu(tpu: str) -> Any:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError(
+            f"No TPU can be reached by --tpu={tpu!r}: {error}. On a TPU VM use "
+            "--tpu=local, with TensorFlow's build for TPUs."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def worker(strategy: Any) -> int:
+    """Returns the number of this process among the workers; 0 writes the files."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0
+    resolver = strategy.cluster_resolver
+    chiefs = resolver.cluster_spec().as_dict().get("chief", [])
+    if resolver.task_type == "chief":
+        return 0
+    return resolver.task_id + len(chiefs)
+
+
+def refuse_what_keras_cannot(
+    strategy: Any, keras: Any, steps_per_execution: int, jit_compile: bool
+) -> None:
+    """Raises where Keras itself fails, and names the flag that mends it.
+
+    Raises:
+        InputError: if the Keras of this training does not carry the strategy or the
+            options.
+    """
+    replicas = strategy.num_replicas_in_sync
+    keras_3 = keras.__name__ == "keras"
+    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if keras_3 and multi_worker:
+        raise InputError(
+            "Keras 3 itself fails in `fit` under MultiWorkerMirroredStrategy. Give "
+            "--keras=tf_keras, which can."
+        )
+    if keras_3 and replicas > 1 and steps_per_execution > 1:
+        raise InputError(
+            f"Keras 3 itself fails with several steps in an execution on {replicas} "
+            "replicas. Give --steps_per_execution=1, or --keras=tf_keras, which can."
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if jit_compile and replicas > 1 and not gpus and not _is_tpu(strategy):
+        raise InputError(
+            "Keras itself fails to compile a step with XLA on several CPU replicas. "
+            "Give --nojit_compile."
+        )
+
+
+def _is_tpu(strategy: Any) -> bool:
+    return isinstance(strategy, tf.distribute.TPUStrategy)

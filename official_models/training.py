@@ -1,0 +1,327 @@
+"""One training from its recipe to the stripped model: the job of `train`.
+
+    summary = training.run(recipe, options, strategy)
+
+The same call goes on with a training that was interrupted, and returns the result of a
+finished one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import dpf_tf
+from official_models import (
+    callbacks,
+    data,
+    learning_rates,
+    methods,
+    models,
+    strategies,
+    summaries,
+)
+from official_models.errors import InputError
+from official_models.recipes import Recipe
+from official_models.run_folder import RunFolder
+from official_models.state import TrainingState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a training needs beside its recipe.
+
+    Attributes:
+        model_dir: the folder of the training; see `run_folder`.
+        data_dir: where TFDS keeps its data; `None` for its own default.
+        method: how the model is made sparse; see `methods`.
+        keras: `"keras"` or `"tf_keras"`.
+        seed: of the initial weights, the order of the data and its augmentation.
+        steps_per_epoch: `None` for one pass over the data.
+        steps_per_execution: steps between two returns to Python.
+        jit_compile: whether XLA compiles a step.
+        synchronized_batch_norm: whether batch norm's statistics are those of the whole
+            batch, rather than of each replica's share.
+    """
+
+    model_dir: str
+    data_dir: str | None = None
+    method: str = "dpf"
+    keras: str = "keras"
+    seed: int = 0
+    steps_per_epoch: int | None = None
+    steps_per_execution: int = 1
+    jit_compile: bool = False
+    synchronized_batch_norm: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """Returns the options that must not change in an interrupted training."""
+        places = {"model_dir", "data_dir"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in places}
+
+
+def run(recipe: Recipe, options: Options, strategy: Any) -> dict[str, Any]:
+    """Trains, or goes on, and returns the summary.
+
+    Args:
+        recipe: all numbers of the training.
+        options: where, on what and how.
+        strategy: of tf.distribute, made before anything else ran in TensorFlow.
+
+    Returns:
+        What `summary.json` says; `{}` in a worker that does not write it.
+
+    Raises:
+        InputError: if the data is not prepared, the folder holds another training, or
+            Keras cannot carry the options.
+    """
+    return Training(recipe, options, strategy).run()
+
+
+class Training:
+    """The parts of one training, and what they have in common. See `run`.
+
+    Attributes:
+        model: what is trained, while it is.
+    """
+
+    def __init__(self, recipe: Recipe, options: Options, strategy: Any) -> None:
+        self.recipe, self.options, self.strategy = recipe, options, strategy
+        self.keras = importlib.import_module(options.keras)
+        strategies.refuse_what_keras_cannot(
+            strategy, self.keras, options.steps_per_execution, options.jit_compile
+        )
+        worker = strategies.worker(strategy)
+        self.chief = worker == 0
+        self.folder = RunFolder(options.model_dir, worker)
+        self.info = data.describe(recipe.data, options.data_dir)
+        self.steps_per_epoch = options.steps_per_epoch or (
+            self.info.train_examples // recipe.batch_size
+        )
+        self.model: Any = None
+        self.pruned = False
+        self.check()
+
+    def check(self) -> None:
+        """Refuses sizes that do not go together."""
+        recipe, info, steps = self.recipe, self.info, self.steps_per_epoch
+        replicas = self.strategy.num_replicas_in_sync
+        execution = self.options.steps_per_execution
+        if steps < 1:
+            raise InputError(
+                f"A batch of {recipe.batch_size} is more than {info.name} has, "
+                f"{info.train_examples} examples. Give a smaller --batch_size, or "
+                "--steps_per_epoch, to go through the data several times in an epoch."
+            )
+        if recipe.batch_size % replicas:
+            raise InputError(
+                f"--batch_size={recipe.batch_size} is that of all replicas together, "
+                f"and does not divide by their number, {replicas}."
+            )
+        if steps % execution:
+            raise InputError(
+                f"An epoch has {steps} steps, which does not divide by "
+                f"--steps_per_execution={execution}. Give another, or "
+                "--steps_per_epoch."
+            )
+
+    def run(self) -> dict[str, Any]:
+        """Trains in one or two stages, and writes what came of it."""
+        recipe, options = self.recipe, self.options
+        self.folder.begin({"recipe": dataclasses.asdict(recipe)} | options.config())
+        finished = self.folder.summary()
+        if finished is not None:
+            self.tell(f"The training in {self.folder.path} is finished.")
+            return finished if self.chief else {}
+        steps = recipe.epochs * self.steps_per_epoch
+        self.keras.utils.set_random_seed(options.seed)
+        with self.strategy.scope(), _dtype_policy(self.keras, recipe.dtype_policy):
+            dense = self.build()
+            self.model, carrying, final_step = methods.prepare(
+                options.method, dense, recipe, steps
+            )
+        self.pruned = bool(carrying)
+        state = TrainingState(self.model, self.folder)
+        rate = learning_rates.training(
+            self.keras,
+            recipe,
+            steps,
+            round(recipe.warmup_epochs * self.steps_per_epoch),
+        )
+        if carrying:
+            masks = callbacks.MaskLog(self.folder.masks, options.steps_per_execution)
+            carrying = [*carrying, masks]
+        self.fit(state, "training", recipe.epochs, rate, carrying, final_step)
+        if recipe.finetune_epochs:
+            self.fine_tune(state)
+        return self.finish(state)
+
+    def build(self) -> Any:
+        """Returns a fresh dense model."""
+        return models.build(
+            self.recipe.model,
+            self.keras,
+            classes=self.info.classes,
+            input_shape=self.info.image_shape,
+            weight_decay=self.recipe.weight_decay,
+            synchronized_batch_norm=self.options.synchronized_batch_norm,
+        )
+
+    def fine_tune(self, state: TrainingState) -> None:
+        """Trains on with the masks as they are."""
+        epochs = self.recipe.finetune_epochs
+        rate = learning_rates.fine_tuning(
+            self.keras, self.recipe, epochs * self.steps_per_epoch
+        )
+        carrying = []
+        if self.pruned:
+            dpf_tf.freeze_masks(self.model)
+            sparsity = dpf_tf.sparsity_report(self.model)["pruned"]["sparsity"]
+            carrying.append(callbacks.FrozenMasks(sparsity))
+        last = self.recipe.epochs + epochs
+        self.fit(state, "finetuning", last, rate, carrying, final_step=0)
+
+    def fit(
+        self,
+        state: TrainingState,
+        stage: str,
+        epochs: int,
+        rate: Any,
+        carrying: list[Any],
+        final_step: int,
+    ) -> None:
+        """Trains one stage up to epoch `epochs`, from where it is."""
+        keras, recipe, options = self.keras, self.recipe, self.options
+        with self.strategy.scope(), _dtype_policy(keras, recipe.dtype_policy):
+            self.model.compile(
+                keras.optimizers.SGD(
+                    rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+                ),
+                keras.losses.CategoricalCrossentropy(
+                    from_logits=True, label_smoothing=recipe.label_smoothing
+                ),
+                weighted_metrics=summaries.metrics(keras),
+                steps_per_execution=options.steps_per_execution,
+                jit_compile=options.jit_compile,
+            )
+            state.enter(stage)
+        first = state.epochs
+        if first >= epochs:
+            return
+        if first:
+            self.tell(f"Going on after epoch {first}.")
+        self.folder.forget_after(first, first * self.steps_per_epoch)
+        self.model.fit(
+            self.training_batches(first, epochs),
+            initial_epoch=first,
+            epochs=epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            validation_data=self.evaluation_batches(),
+            validation_steps=data.evaluation_steps(self.info, recipe.batch_size),
+            callbacks=[
+                *carrying,
+                callbacks.Progress(rate, epochs, self.tell),
+                callbacks.KeepBest(state, final_step),
+                keras.callbacks.CSVLogger(str(self.folder.log), append=True),
+                keras.callbacks.TensorBoard(str(self.folder.tensorboard)),
+                callbacks.SaveState(state),
+            ],
+            verbose=self.verbosity(),
+            shuffle=False,  # It is shuffled already.
+        )
+
+    def tell(self, line: str) -> None:
+        """Prints a line, in one of the workers."""
+        if self.chief:
+            print(line, flush=True)
+
+    def verbosity(self) -> int:
+        """Returns Keras's `verbose`: a bar, a line for each epoch, or nothing."""
+        if not self.chief:
+            return 0
+        return 1 if sys.stdout.isatty() else 2
+
+    def training_batches(self, first_epoch: int, epochs: int) -> Any:
+        """Returns the distributed batches of the epochs that are left."""
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: data.training(
+                self.info,
+                global_batch=self.recipe.batch_size,
+                steps_per_epoch=self.steps_per_epoch,
+                first_epoch=first_epoch,
+                epochs=epochs,
+                seed=self.options.seed,
+                context=context,
+            )
+        )
+
+    def evaluation_batches(self) -> Any:
+        """Returns the distributed test set, over and over."""
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: data.evaluation(
+                self.info, global_batch=self.recipe.batch_size, context=context
+            ).repeat()
+        )
+
+    def finish(self, state: TrainingState) -> dict[str, Any]:
+        """Strips, saves and measures the last model and the best one."""
+        results = {"last": self.keep("")}
+        if state.best_epoch >= 0:
+            state.restore_best()
+            results["best"] = self.keep("best_")
+            results["best"]["epoch"] = state.best_epoch + 1
+        self.folder.clean()
+        if not self.chief:
+            return {}
+        summary = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "options": dataclasses.asdict(self.options),
+            "strategy": type(self.strategy).__name__,
+            "replicas": self.strategy.num_replicas_in_sync,
+            "data": dataclasses.asdict(self.info),
+            "steps_per_epoch": self.steps_per_epoch,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": summaries.versions(),
+            **results,
+        }
+        self.folder.finish(summary)
+        return summary
+
+    def keep(self, prefix: str) -> dict[str, Any]:
+        """Saves a model as a plain one in float32, and returns what it is worth."""
+        with _dtype_policy(self.keras, "float32"):
+            plain = self.build()
+        result: dict[str, Any] = {}
+        # All workers read the weights: some of them are kept in shares.
+        if self.pruned:
+            dpf_tf.strip_pruning(self.model, into=plain)
+            report = dpf_tf.sparsity_report(self.model)
+            result |= {"pruned": report["pruned"], "kernels": report["kernels"]}
+        else:
+            plain.set_weights(self.model.get_weights())
+        if self.chief:
+            file = prefix + ("sparse.keras" if self.pruned else "dense.keras")
+            plain.save(self.folder.path / file)
+            result |= summaries.measured(
+                self.keras, plain, self.info, self.recipe.batch_size
+            )
+            result["file"] = file
+        return result
+
+
+@contextlib.contextmanager
+def _dtype_policy(keras: Any, name: str) -> Iterator[None]:
+    """Lets layers be made with a dtype policy, without a trace in the process."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)

@@ -1,0 +1,111 @@
+"""A small data set in CIFAR-10's form, and trainings of official_models on it.
+
+Run by tests/test_official_distribution.py, each time in a process of its own, for the
+same reason as tests/distributed_training.py:
+
+    python -m tests.official_training mirrored tf_keras DATA_DIR MODEL_DIR
+"""
+
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from official_models import recipes, strategies, training
+from tests.helpers import values
+
+TRAIN, TEST, BATCH, EPOCHS = 192, 60, 32, 4  # 24 steps, 6 in an epoch.
+
+
+def prepare_data(path):
+    """Writes noisy images whose brightness tells their label, as TFDS would."""
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        for i, label in enumerate(rng.integers(0, 10, count)):
+            image = rng.normal(60 + 15 * label, 40, (32, 32, 3)).clip(0, 255)
+            yield i, {"image": image.astype("uint8"), "label": label, "id": f"{i}"}
+
+    tfds.disable_progress_bar()
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+                "id": tfds.features.Text(),
+            }
+        ),
+        split_datasets={"train": examples(TRAIN), "test": examples(TEST)},
+        data_dir=str(path),
+    )
+
+
+def recipe(**changes):
+    """ResNet-8 in float32, with a mask update every 4 steps."""
+    small = {
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "learning_rate": 0.05,
+        "dtype_policy": "float32",
+        "mask_period": 4,
+        "ramp_end": 0.5,
+    }
+    return recipes.get("cifar10_resnet8_short").changed(**small | changes)
+
+
+def options(data_dir, model_dir, keras, **changes):
+    names = {"data_dir": str(data_dir), "model_dir": str(model_dir), "keras": keras}
+    return training.Options(**names | changes)
+
+
+def dense_weights(model_dir, stage="training"):
+    """The dense kernels and all else that the last checkpoint of a stage holds."""
+    path = tf.train.latest_checkpoint(f"{model_dir}/checkpoints/{stage}")
+    reader = tf.train.load_checkpoint(path)
+    names = sorted(reader.get_variable_to_shape_map())
+    return {name: reader.get_tensor(name) for name in names if "model/" in name}
+
+
+def replicas(strategy, model):
+    """The masks of each replica, all in one array."""
+    found = []
+    for layer in model.layers:
+        for mask in getattr(layer, "masks", {}).values():
+            variable = mask if isinstance(mask, tf.Variable) else mask.value
+            copies = strategy.experimental_local_results(variable)
+            found.append(values([tf.reshape(copy, [-1]) for copy in copies]))
+    return [np.concatenate(masks) for masks in zip(*found, strict=True)]
+
+
+def main(name, keras, data_dir, model_dir, **changes):
+    if name == "mirrored":
+        [cpu] = tf.config.list_physical_devices("CPU")
+        halves = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+        tf.config.set_logical_device_configuration(cpu, halves)
+    strategy = strategies.make(name, cluster=changes.pop("cluster", "tf_config"))
+    asked = recipe(**changes.pop("recipe", {}))
+    job = training.Training(
+        asked,
+        options(data_dir, model_dir, keras, synchronized_batch_norm=True, **changes),
+        strategy,
+    )
+    summary = job.run()
+    masks = replicas(strategy, job.model) if job.pruned else []
+    return {
+        "replicas": strategy.num_replicas_in_sync,
+        "summary": summary,
+        "masks": [mask.tobytes().hex() for mask in masks],
+        "pruned": [int((~mask).sum()) for mask in masks],
+        "weights": [mask.size for mask in masks],
+        "files": sorted(str(p.name) for p in job.folder.path.iterdir()),
+    }
+
+
+if __name__ == "__main__":
+    *arguments, changes = sys.argv[1:]
+    print(json.dumps(main(*arguments, **json.loads(changes))))

@@ -1,0 +1,251 @@
+"""official_models' trainings: what they write is true, and nothing is lost."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import dpf_tf
+from official_models import callbacks, training
+from official_models.errors import InputError
+from tests import official_training as small
+from tests.helpers import assert_bits_equal
+
+ONE_DEVICE = tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tfds")
+    small.prepare_data(path)
+    return path
+
+
+@pytest.fixture
+def run(keras, data_dir, tmp_path):
+    """Runs a training, by default always in the same folder."""
+
+    def run(model_dir=tmp_path / "run", options=None, **changes):
+        made = small.options(data_dir, model_dir, keras.__name__, **options or {})
+        return training.run(small.recipe(**changes), made, ONE_DEVICE)
+
+    return run
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def kernels(model):
+    return [w for w in model.get_weights() if w.ndim > 1]
+
+
+def test_the_summary_tells_the_truth_about_the_files(run, keras, data_dir, tmp_path):
+    summary = run()
+    path = tmp_path / "run"
+    assert json.loads((path / "summary.json").read_text()) == json.loads(
+        json.dumps(summary)
+    )
+    info = training.data.describe("cifar10", str(data_dir))
+    batches = list(training.data.evaluation(info, global_batch=60))
+    [(images, labels, _)] = [[x.numpy() for x in batch] for batch in batches]
+    for name, file in ("last", "sparse.keras"), ("best", "best_sparse.keras"):
+        result = summary[name]
+        model = keras.models.load_model(path / file)
+        assert "PruneLowMagnitudeDPF" not in {type(x).__name__ for x in model.layers}
+        order = np.argsort(-model.predict(images, verbose=0), axis=-1)
+        hits = order == labels.argmax(axis=-1)[:, np.newaxis]
+        assert result["top1"] == pytest.approx(hits[:, :1].sum() / 60)
+        assert result["top5"] == pytest.approx(hits[:, :5].sum() / 60)
+        zeros = sum(int((kernel == 0).sum()) for kernel in kernels(model))
+        pruned = result["pruned"]
+        assert pruned["weights"] - pruned["kept"] == zeros
+        assert zeros == round(0.9 * pruned["weights"])
+        assert result["weights"] == 78_042  # ResNet-8, as its builder counts.
+        assert result["kept"] == 78_042 - zeros
+        assert result["macs_sparse"] < 0.5 * result["macs_dense"]
+
+
+def test_logs_have_a_row_for_each_epoch_and_each_mask_update(run, tmp_path):
+    run()
+    path = tmp_path / "run"
+    epochs, updates = rows(path / "log.csv"), rows(path / "masks.csv")
+    assert [int(row["epoch"]) for row in epochs] == [0, 1, 2, 3]
+    assert {"top1", "val_top1", "val_top5", "learning_rate", "seconds"} <= set(
+        epochs[0]
+    )
+    assert float(epochs[-1]["sparsity"]) == pytest.approx(0.9, abs=1e-5)
+    # Half of 24 steps is the ramp's end; the first update finds nothing to prune.
+    assert [int(row["step"]) for row in updates][:3] == [4, 8, 12]
+    found = [float(row["sparsity"]) for row in updates]
+    assert found == sorted(found)
+    assert all(int(row["flips"]) > 0 for row in updates)
+    events = list((path / "tensorboard").rglob("events.out.tfevents.*"))
+    tags = {
+        value.tag
+        for file in events
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {"epoch_sparsity", "epoch_mask_flips", "epoch_top1"} <= tags
+
+
+def test_the_best_model_is_one_of_the_epochs_at_final_sparsity(run, tmp_path):
+    summary = run()
+    log = rows(tmp_path / "run" / "log.csv")
+    final = [row for row in log if float(row["sparsity"]) > 0.8999]
+    assert 0 < len(final) < len(log)
+    best = max(final, key=lambda row: float(row["val_top1"]))
+    assert summary["best"]["epoch"] == int(best["epoch"]) + 1
+    assert summary["best"]["top1"] == pytest.approx(float(best["val_top1"]))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(monkeypatch, at):
+    """Breaks the training off after so many steps, in the middle of an epoch."""
+    counted = {"steps": 0}
+
+    def count(self, batch, logs=None):
+        counted["steps"] += 1
+        if counted["steps"] == at:
+            raise Interrupted
+
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", count, raising=False)
+
+
+@pytest.mark.parametrize("at", [2, 9, 21, 28])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    run, tmp_path, monkeypatch, at
+):
+    run(tmp_path / "whole", finetune_epochs=1)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(Interrupted):
+            run(finetune_epochs=1)
+    summary = run(finetune_epochs=1)
+    for stage in "training", "finetuning":
+        whole = small.dense_weights(tmp_path / "whole", stage)
+        resumed = small.dense_weights(tmp_path / "run", stage)
+        assert whole.keys() == resumed.keys()
+        for name, value in whole.items():
+            if value.dtype == bool:
+                assert_bits_equal([resumed[name]], [value])
+            else:
+                np.testing.assert_allclose(resumed[name], value, atol=1e-4)
+    for file in "log.csv", "masks.csv":
+        whole, resumed = rows(tmp_path / "whole" / file), rows(tmp_path / "run" / file)
+        kept = ["epoch", "step", "sparsity", "flips", "learning_rate"]
+        assert [[row.get(k) for k in kept] for row in resumed] == [
+            [row.get(k) for k in kept] for row in whole
+        ]
+    assert summary["last"]["pruned"]["sparsity"] == pytest.approx(0.9, abs=1e-5)
+
+
+def test_fine_tuning_keeps_the_masks_and_trains_the_kept_weights(run, tmp_path):
+    run(finetune_epochs=1)
+    before = small.dense_weights(tmp_path / "run", "training")
+    after = small.dense_weights(tmp_path / "run", "finetuning")
+    masks = [name for name, value in before.items() if value.dtype == bool]
+    assert len(masks) == 9  # Seven convolutions and two shortcuts; the head is dense.
+    assert_bits_equal([after[name] for name in masks], [before[n] for n in masks])
+    moved = [n for n in before if not np.array_equal(before[n], after[n])]
+    assert any("kernel" in name for name in moved)
+    log = rows(tmp_path / "run" / "log.csv")
+    assert [int(row["epoch"]) for row in log] == [0, 1, 2, 3, 4]
+    assert log[-1]["mask_flips"] == "0"
+
+
+def test_a_finished_training_is_not_trained_again(run, tmp_path, capsys, monkeypatch):
+    first = run(epochs=1)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    interrupt(monkeypatch, 1)
+    again = run(epochs=1)
+    assert again == json.loads(json.dumps(first))
+    assert "is finished" in capsys.readouterr().out
+    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_a_folder_of_other_settings_is_refused_and_the_difference_named(run):
+    run(epochs=1)
+    with pytest.raises(InputError, match=r"epochs.*1.*2") as raised:
+        run(epochs=2)
+    assert "--model_dir" in str(raised.value)
+
+
+def test_dense_training_is_the_control_without_masks(run, tmp_path):
+    summary = run(epochs=1, options={"method": "dense"})
+    assert summary["last"]["file"] == "dense.keras"
+    assert summary["last"]["kept"] == summary["last"]["weights"]
+    assert "pruned" not in summary["last"]
+    assert not (tmp_path / "run" / "masks.csv").exists()
+
+
+def test_mixed_precision_leaves_a_float32_model_and_no_trace(run, keras, tmp_path):
+    run(epochs=1, dtype_policy="mixed_bfloat16")
+    assert keras.mixed_precision.global_policy().name == "float32"
+    model = keras.models.load_model(tmp_path / "run" / "sparse.keras")
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_decay_is_that_of_pytorch_and_leaves_batch_norm_alone(run, keras, data_dir):
+    made = small.options(data_dir, "unused", keras.__name__)
+    job = training.Training(small.recipe(weight_decay=2e-3), made, ONE_DEVICE)
+    model = job.build()
+    kernels = [v for v in model.trainable_variables if len(v.shape) > 1]
+    expected = sum(1e-3 * np.square(v.numpy()).sum() for v in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_classifier_stays_dense_as_in_the_paper(run):
+    summary = run(epochs=1)
+    paths = [kernel["path"] for kernel in summary["last"]["kernels"]]
+    assert len(paths) == 9
+    assert not any("logits" in path for path in paths)
+
+
+def test_a_batch_larger_than_the_data_is_refused(run):
+    with pytest.raises(InputError, match=r"more than cifar10 has, 192 examples"):
+        run(batch_size=256)
+
+
+def test_data_may_be_gone_through_several_times_in_an_epoch(run):
+    summary = run(epochs=1, batch_size=128, options={"steps_per_epoch": 4})
+    assert summary["steps_per_epoch"] == 4
+
+
+def test_executions_of_several_steps_give_the_same_weights(run, tmp_path):
+    run(tmp_path / "one", mask_period=6)
+    run(tmp_path / "three", mask_period=6, options={"steps_per_execution": 3})
+    one, three = (small.dense_weights(tmp_path / name) for name in ("one", "three"))
+    for name, value in one.items():
+        np.testing.assert_allclose(
+            three[name].astype("float32"), value.astype("float32"), atol=1e-4
+        )
+    assert rows(tmp_path / "one" / "masks.csv") == rows(
+        tmp_path / "three" / "masks.csv"
+    )
+
+
+def test_executions_that_do_not_fit_the_epoch_are_refused(run):
+    with pytest.raises(InputError, match="does not divide by --steps_per_execution=4"):
+        run(options={"steps_per_execution": 4})
+
+
+def test_the_package_is_used_by_its_public_names_only():
+    """A user can do all of this too."""
+    import ast
+    import pathlib
+
+    root = pathlib.Path(training.__file__).parent
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "dpf_tf" or node.attr in dpf_tf.__all__
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("dpf_tf")
