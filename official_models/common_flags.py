@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from official_models.errors import InputError
 
@@ -21,6 +21,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a program that takes flags only, and prints what the user can mend."""
 
     def checked(arguments: list[str]) -> None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it reads.
         try:
             if len(arguments) > 1:
                 raise InputError(f"These arguments are no flags: {arguments[1:]}")

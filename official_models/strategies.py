@@ -5,6 +5,8 @@ Make the strategy before anything else runs in TensorFlow, and one in a process.
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import tensorflow as tf
@@ -36,7 +38,7 @@ def make(name: str, *, cluster: str = "tf_config", tpu: str = "") -> Any:
         devices = tf.config.list_logical_devices(kind)
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multi_worker_mirrored":
-        return tf.distribute.MultiWorkerMirroredStrategy(_resolver(cluster))
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver(cluster))
     if name == "tpu":
         return _tpu(tpu)
     raise InputError(
@@ -44,11 +46,14 @@ def make(name: str, *, cluster: str = "tf_config", tpu: str = "") -> Any:
     )
 
 
-def _resolver(cluster: str) -> Any:
+def resolver(cluster: str) -> Any:
     resolvers = tf.distribute.cluster_resolver
     if cluster == "slurm":
+        # Without GPUs to divide, the resolver fails: it is told of one for each task.
+        no_gpus = {"gpus_per_node": 1024, "gpus_per_task": 1, "auto_set_gpu": False}
+        gpus = shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES")
         try:
-            return resolvers.SlurmClusterResolver()
+            return resolvers.SlurmClusterResolver(**{} if gpus else no_gpus)
         except Exception as error:  # It fails in many ways outside of a Slurm step.
             raise InputError(
                 "Slurm's cluster cannot be resolved. Start the training by `srun`, one "

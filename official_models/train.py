@@ -91,7 +91,7 @@ def _define_recipe_flags() -> None:
 _define_recipe_flags()
 
 
-def _recipe() -> recipes.Recipe:
+def asked_recipe() -> recipes.Recipe:
     """Returns the recipe that the flags describe."""
     recipe = recipes.get(common_flags.required("recipe"))
     changes: dict[str, Any] = {
@@ -129,7 +129,7 @@ def main() -> None:
     if FLAGS.list_recipes:
         print(recipes.table())
         return
-    recipe, options = _recipe(), _options()
+    recipe, options = asked_recipe(), _options()
     strategy = strategies.make(
         FLAGS.distribution_strategy, cluster=FLAGS.cluster, tpu=FLAGS.tpu
     )

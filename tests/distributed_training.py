@@ -125,10 +125,8 @@ def replicas(strategy, model):
     return [np.concatenate(masks) for masks in zip(*found, strict=True)]
 
 
-def collectives(strategy, model):
+def collectives(strategy, model, batch):
     """How often each collective operation stands in the graph of a training step."""
-    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
-    batch = next(iter(strategy.experimental_distribute_dataset(dataset)))
     step = tf.function(lambda batch: strategy.run(model.train_step, args=(batch,)))
     graph = step.get_concrete_function(batch).graph.as_graph_def()
     functions = [graph.node, *(f.node_def for f in graph.library.function)]
@@ -149,6 +147,8 @@ def mirrored(keras):
     of_replicas = replicas(strategy, model)
     dense = train(make_model(keras, strategy, strategy, strategy, dense=True))
     dpf_tf.freeze_masks(model)  # Else a step outside `fit` would be refused.
+    dataset = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
+    batch = next(iter(strategy.experimental_distribute_dataset(dataset)))
     several = {}
 
     def executions():
@@ -164,7 +164,7 @@ def mirrored(keras):
         "masks_like_single": [bool((m == single_masks).all()) for m in of_replicas],
         "pruned": [int((~m).sum()) for m in of_replicas],
         "weights": single_masks.size,
-        "collectives": [collectives(strategy, m) for m in (dense, model)],
+        "collectives": [collectives(strategy, m, batch) for m in (dense, model)],
         "executions_error": error(executions),
         "executions_difference": several.get("difference"),
         "jit_error": error(pruned_training, keras, strategy, jit_compile=True),

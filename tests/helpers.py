@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -38,6 +39,22 @@ def assert_bits_equal(actual, expected):
         left, right = np.asarray(left), np.asarray(right)
         assert (left.dtype, left.shape) == (right.dtype, right.shape)
         assert left.tobytes() == right.tobytes(), np.abs(left - right).max()
+
+
+def cluster(count):
+    """Returns TF_CONFIG of each of so many workers on this machine."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    workers = ["{}:{}".format(*each.getsockname()) for each in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
+        )
+        for i in range(count)
+    ]
 
 
 def start_python(code, *arguments, **environment):

@@ -3,17 +3,19 @@
 Run by tests/test_official_distribution.py, each time in a process of its own, for the
 same reason as tests/distributed_training.py:
 
-    python -m tests.official_training mirrored tf_keras DATA_DIR MODEL_DIR
+    python -m tests.official_training mirrored tf_keras DATA_DIR MODEL_DIR '{}'
 """
 
+import hashlib
 import json
 import sys
 
 import numpy as np
 import tensorflow as tf
 
+import dpf_tf
 from official_models import recipes, strategies, training
-from tests.helpers import values
+from tests.distributed_training import collectives, replicas
 
 TRAIN, TEST, BATCH, EPOCHS = 192, 60, 32, 4  # 24 steps, 6 in an epoch.
 
@@ -63,23 +65,33 @@ def options(data_dir, model_dir, keras, **changes):
     return training.Options(**names | changes)
 
 
-def dense_weights(model_dir, stage="training"):
-    """The dense kernels and all else that the last checkpoint of a stage holds."""
+def state(model_dir, stage="training"):
+    """Dense kernels, masks, momentum: all numbers in the last checkpoint of a stage."""
     path = tf.train.latest_checkpoint(f"{model_dir}/checkpoints/{stage}")
     reader = tf.train.load_checkpoint(path)
     names = sorted(reader.get_variable_to_shape_map())
-    return {name: reader.get_tensor(name) for name in names if "model/" in name}
+    found = {name: reader.get_tensor(name) for name in names}
+    return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
 
 
-def replicas(strategy, model):
-    """The masks of each replica, all in one array."""
-    found = []
-    for layer in model.layers:
-        for mask in getattr(layer, "masks", {}).values():
-            variable = mask if isinstance(mask, tf.Variable) else mask.value
-            copies = strategy.experimental_local_results(variable)
-            found.append(values([tf.reshape(copy, [-1]) for copy in copies]))
-    return [np.concatenate(masks) for masks in zip(*found, strict=True)]
+def train(strategy, keras, data_dir, model_dir, method="dpf", **changes):
+    """A training whose batch norm sees the whole batch; else it makes the difference.
+
+    Small steps, and a decay that shows in them. In larger ones a rounding that lifts a
+    unit over ReLU's kink, or a weight over the threshold, soon makes another training.
+    """
+    made = options(
+        data_dir,
+        model_dir,
+        keras,
+        method=method,
+        synchronized_batch_norm=True,
+        steps_per_epoch=changes.pop("steps_per_epoch", None),
+    )
+    small = {"learning_rate": 2e-4, "weight_decay": 1.0}
+    job = training.Training(recipe(**small | changes), made, strategy)
+    job.run()
+    return job
 
 
 def main(name, keras, data_dir, model_dir, **changes):
@@ -87,23 +99,24 @@ def main(name, keras, data_dir, model_dir, **changes):
         [cpu] = tf.config.list_physical_devices("CPU")
         halves = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
         tf.config.set_logical_device_configuration(cpu, halves)
-    strategy = strategies.make(name, cluster=changes.pop("cluster", "tf_config"))
-    asked = recipe(**changes.pop("recipe", {}))
-    job = training.Training(
-        asked,
-        options(data_dir, model_dir, keras, synchronized_batch_norm=True, **changes),
-        strategy,
-    )
-    summary = job.run()
-    masks = replicas(strategy, job.model) if job.pruned else []
-    return {
+    strategy = strategies.make(name)
+    job = train(strategy, keras, data_dir, f"{model_dir}/dpf", **changes)
+    masks = replicas(strategy, job.model)
+    report = {
         "replicas": strategy.num_replicas_in_sync,
-        "summary": summary,
-        "masks": [mask.tobytes().hex() for mask in masks],
+        "masks": [hashlib.md5(mask.tobytes()).hexdigest() for mask in masks],
         "pruned": [int((~mask).sum()) for mask in masks],
         "weights": [mask.size for mask in masks],
-        "files": sorted(str(p.name) for p in job.folder.path.iterdir()),
     }
+    if not changes:
+        places = keras, data_dir, f"{model_dir}/dense"
+        dense = train(strategy, *places, method="dense", epochs=1)
+        dpf_tf.freeze_masks(job.model)  # Else a step outside `fit` would be refused.
+        batch = next(iter(job.training_batches(0, 1)))
+        report["collectives"] = [
+            collectives(strategy, each.model, batch) for each in (dense, job)
+        ]
+    return report
 
 
 if __name__ == "__main__":

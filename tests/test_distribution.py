@@ -5,12 +5,10 @@ tests look at what it reports.
 """
 
 import functools
-import json
-import socket
 
 import pytest
 
-from tests.helpers import result_of, run_python, start_python
+from tests.helpers import cluster, result_of, run_python, start_python
 
 TRAINING = (
     "import runpy; runpy.run_module('tests.distributed_training', None, '__main__')"
@@ -26,18 +24,9 @@ def mirrored(keras):
 @functools.cache
 def multi_worker(keras):
     """Two workers, processes on this machine."""
-    sockets = [socket.socket() for _ in range(2)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    workers = ["{}:{}".format(*each.getsockname()) for each in sockets]
-    for each in sockets:
-        each.close()
-    configs = [
-        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
-        for i in range(2)
-    ]
+    configs = cluster(2)
     processes = [
-        start_python(TRAINING, "multi_worker", keras, TF_CONFIG=json.dumps(config))
+        start_python(TRAINING, "multi_worker", keras, TF_CONFIG=config)
         for config in configs
     ]
     try:
