@@ -29,7 +29,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import dpf_tf
-from benchmarks import models, record
+from benchmarks import record
+from official_models import models
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the results; without it, only printed.")
@@ -68,13 +69,17 @@ class Subject(NamedTuple):
     prunable: int  # How many weights its scheme can prune.
 
 
+def resnet20(keras: types.ModuleType) -> Any:
+    return models.build("resnet20", keras, classes=10, weight_decay=1e-4)
+
+
 def dense(keras: types.ModuleType) -> Subject:
-    return Subject(models.resnet20(keras), list, 0)
+    return Subject(resnet20(keras), list, 0)
 
 
 def dpf(keras: types.ModuleType) -> Subject:
     schedule = dpf_tf.ConstantSparsity(SPARSITY, frequency=FREQUENCY)
-    model = dpf_tf.prune_low_magnitude_dpf(models.resnet20(keras), schedule)
+    model = dpf_tf.prune_low_magnitude_dpf(resnet20(keras), schedule)
     prunable = sum(mask.size for mask in dpf_tf.get_masks(model).values())
     # Nothing is settled: masks are updated in every round as in the midst of training.
     return Subject(model, lambda: [dpf_tf.PruningCallback(settle=0)], prunable)
@@ -84,7 +89,7 @@ def tfmot(keras: types.ModuleType) -> Subject:
     # Imported here, after Keras: its import sets TF_USE_LEGACY_KERAS.
     sparsity = importlib.import_module("tensorflow_model_optimization").sparsity.keras
     schedule = sparsity.ConstantSparsity(SPARSITY, 0, frequency=FREQUENCY)
-    model = sparsity.prune_low_magnitude(models.resnet20(keras), schedule)
+    model = sparsity.prune_low_magnitude(resnet20(keras), schedule)
     prunable = sum(
         int(np.prod(weight.shape))
         for layer in model.layers

@@ -1,4 +1,4 @@
-"""The tables in README.md, made from the JSON files of the benchmarks.
+"""The tables in README.md and docs/, made from the JSON files of the benchmarks.
 
     python -m benchmarks.tables
 
@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ARMS = {"dpf": "DPF", "tfmot": "TFMOT", "dense_again": "dense again"}
 KERASES = {"keras": "Keras 3", "tf_keras": "tf_keras"}
 
@@ -120,16 +121,15 @@ TABLES = {"step_time": step_time, "mask_update": mask_update}
 
 def fill(text: str) -> str:
     """Returns a Markdown text with its tables made anew."""
-    for name, table in TABLES.items():
-        start = f"<!-- table: {name} -->"
-        body = "\n".join([start, *table(), "<!-- end -->"])
-        section = re.compile(re.escape(start) + ".*?<!-- end -->", re.DOTALL)
-        text, count = section.subn(lambda _, body=body: body, text)
-        if count != 1:
-            raise ValueError(f"Expected {start!r} once, found it {count} times.")
-    return text
+
+    def fresh(found: re.Match[str]) -> str:
+        return "\n".join([found[1], *TABLES[found[2]](), "<!-- end -->"])
+
+    return re.sub(
+        r"(<!-- table: (\w+) -->).*?<!-- end -->", fresh, text, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in FILES:
+        file.write_text(fill(file.read_text(encoding="utf-8")), encoding="utf-8")

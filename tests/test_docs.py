@@ -20,7 +20,8 @@ from benchmarks import tables
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in (ROOT / "dpf_tf").rglob("*.py")
+    for folder in ("dpf_tf", "official_models")
+    for path in (ROOT / folder).rglob("*.py")
 )
 MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(
@@ -65,9 +66,15 @@ def test_markdown_examples(path):
         exec(compile("\n" * line + code, str(path), "exec"), namespace)
 
 
-def test_tables_are_those_of_the_committed_results():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tables.fill(readme) == readme, "run `python -m benchmarks.tables`"
+@pytest.mark.parametrize("path", tables.FILES, ids=lambda path: path.name)
+def test_tables_are_those_of_the_committed_results(path):
+    text = path.read_text(encoding="utf-8")
+    assert tables.fill(text) == text, "run `python -m benchmarks.tables`"
+
+
+def test_every_table_is_shown_once():
+    texts = "".join(path.read_text(encoding="utf-8") for path in tables.FILES)
+    assert sorted(re.findall("<!-- table: (.*) -->", texts)) == sorted(tables.TABLES)
 
 
 def test_names_in_markdown_exist():

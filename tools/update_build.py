@@ -24,9 +24,12 @@ NEEDS_CHECKOUT = {
     "tests/test_docs",
     "tests/test_examples",
     "tests/test_import",
+    "tests/test_input_pipelines",
+    "tests/test_official_distribution",
     "tests/test_packaging",
     "tests/test_saving",
     "tests/test_schedules",
+    "tests/test_train_program",
 }
 
 HEADER = '''\

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 from official_models.models import (
@@ -28,7 +29,7 @@ from official_models.models import (
 from official_models.models.blocks import Blocks
 
 _CIFAR_SHAPE = (32, 32, 3)
-_CIFAR = {
+_CIFAR: dict[str, Callable[..., Any]] = {
     "resnet8": functools.partial(resnet_cifar.basic, depth=8),
     "resnet20": functools.partial(resnet_cifar.basic, depth=20),
     "resnet32": functools.partial(resnet_cifar.basic, depth=32),
@@ -45,7 +46,7 @@ _CIFAR = {
     "vgg16_d": vgg.vgg16_d,
 }
 _IMAGENET_SHAPE = (224, 224, 3)
-_IMAGENET = {
+_IMAGENET: dict[str, Callable[..., Any]] = {
     "resnet50": resnet50.resnet50,
     "mobilenet_v1": mobilenet.mobilenet_v1,
     "mobilenet_v2": mobilenet.mobilenet_v2,
