@@ -92,6 +92,75 @@ def mask_update() -> list[str]:
     ]
 
 
+def recipe_hours() -> list[str]:
+    """Returns what each recipe costs: on this machine, and in operations."""
+    record = _load("recipe_hours")
+    settings = record["settings"]
+    rows = [
+        [
+            f"`{r['recipe']}`",
+            f"{r['epochs']}",
+            f"{r['macs'] / 1e6:,.1f}",
+            f"{1000 * r['exaflops']:,.1f}",
+            f"{r['images_per_second']:,.0f}",
+            _hours(r["hours"]),
+            # 10 TFLOP/s: a petaFLOP in 100 s.
+            _hours(1000 * r["exaflops"] * 100 / 3600),
+        ]
+        for r in record["results"]
+    ]
+    return [
+        *_head(
+            [
+                "recipe",
+                "epochs",
+                "MACs of an image, millions",
+                "training, petaFLOP",
+                "images/s, 2 cores",
+                "hours, 2 cores",
+                "hours at 10 TFLOP/s",
+            ]
+        ),
+        *(_row(row) for row in rows),
+        "",
+        f"Measured with {settings['keras']} in float32, a batch of {settings['batch']} "
+        f"and DPF, the median of {settings['steps']} steps; the last column is "
+        f"computed. {_made(record)}",
+    ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
+
+
+def input_pipeline() -> list[str]:
+    """Returns the images per second of each input pipeline by itself."""
+    record = _load("input_pipeline")
+    rows = [
+        [
+            f"`{name}`{', generated images' if r['generated_images'] else ''}",
+            *(f"{r[kind]['images_per_second']:,.0f}" for kind in sources),
+            *(f"{r[kind]['cpu_seconds_per_1000_images']:.3f}" for kind in sources),
+        ]
+        for sources in [("training", "evaluation")]
+        for name, r in record["results"].items()
+    ]
+    return [
+        *_head(
+            [
+                "data set",
+                "images/s, training",
+                "evaluation",
+                "CPU seconds per 1,000 images, training",
+                "evaluation",
+            ]
+        ),
+        *(_row(row) for row in rows),
+        "",
+        _made(record),
+    ]
+
+
 def _load(name: str) -> dict[str, Any]:
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +185,12 @@ def _head(cells: list[str]) -> list[str]:
     return [_row(cells), "|---" * len(cells) + "|"]
 
 
-TABLES = {"step_time": step_time, "mask_update": mask_update}
+TABLES = {
+    "step_time": step_time,
+    "mask_update": mask_update,
+    "recipe_hours": recipe_hours,
+    "input_pipeline": input_pipeline,
+}
 
 
 def fill(text: str) -> str:

@@ -21,8 +21,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a program that takes flags only, and prints what the user can mend."""
 
     def checked(arguments: list[str]) -> None:
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # TFDS tells of each file it reads.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # TensorFlow has asked for more.
         try:
             if len(arguments) > 1:
                 raise InputError(f"These arguments are no flags: {arguments[1:]}")

@@ -75,10 +75,11 @@ def _tpu(tpu: str) -> Any:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f"No TPU can be reached by --tpu={tpu!r}: {error}. On a TPU VM use "
-            "--tpu=local, with TensorFlow's build for TPUs."
+            f"No TPU can be reached by --tpu={tpu!r}. On a TPU VM use --tpu=local, "
+            f"with TensorFlow's build for TPUs. TensorFlow says: {reason}"
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 

@@ -41,7 +41,7 @@ def test_a_cosine_falls_from_the_highest_rate_to_nothing(keras):
     recipe = recipes.get("cifar10_resnet20_short")
     steps = np.arange(100)
     expected = 0.1 * (1 + np.cos(np.pi * steps / 100))
-    np.testing.assert_allclose(rates(keras, recipe, 100), expected, rtol=1e-5)
+    np.testing.assert_allclose(rates(keras, recipe, 100), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(
