@@ -101,11 +101,11 @@ def recipe_hours() -> list[str]:
             f"`{r['recipe']}`",
             f"{r['epochs']}",
             f"{r['macs'] / 1e6:,.1f}",
-            f"{1000 * r['exaflops']:,.1f}",
+            _short(1000 * r["exaflops"]),
             f"{r['images_per_second']:,.0f}",
-            _hours(r["hours"]),
+            _short(r["hours"]),
             # 10 TFLOP/s: a petaFLOP in 100 s.
-            _hours(1000 * r["exaflops"] * 100 / 3600),
+            _short(1000 * r["exaflops"] * 100 / 3600),
         ]
         for r in record["results"]
     ]
@@ -129,8 +129,9 @@ def recipe_hours() -> list[str]:
     ]
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
+def _short(value: float) -> str:
+    """Returns a number with two digits, or all of its integer part."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def input_pipeline() -> list[str]:
