@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 import dpf_tf
+from official_models import macs, models, recipes
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 20
@@ -66,7 +67,15 @@ def check_pruning():
     assert np.all(np.asarray(sparse.layers[-1].kernel) != 0)
 
 
+def check_official_models():
+    """The networks come with the wheel, and can be built and counted."""
+    model = models.build("resnet8", keras, classes=10)
+    assert macs.count(model).dense > 12_000_000
+    assert "cifar10_resnet20" in recipes.table()
+
+
 if __name__ == "__main__":
     check_installation()
     check_pruning()
+    check_official_models()
     print(f"wheel OK: dpf_tf {dpf_tf.__version__} from {dpf_tf.__file__}")

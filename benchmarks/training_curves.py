@@ -1,0 +1,61 @@
+"""Accuracy, sparsity and mask flips of trainings, drawn in one figure.
+
+    python -m benchmarks.training_curves --figure=curves.png DENSE.json DPF.json
+
+Each file is one that `benchmarks.training_run` has made.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from absl import app, flags
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("figure", None, "PNG file for the curves.", required=True)
+
+LABELS = {"dense": "dense", "dpf": "DPF"}
+
+
+def draw(runs: list[dict[str, Any]]) -> Figure:
+    """Returns the figure of what `benchmarks.training_run` has collected."""
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    accuracy, sparsity, flips = figure.subplots(3, sharex=True)
+    for run in runs:
+        label = LABELS[run["summary"]["options"]["method"]]
+        epochs = [epoch + 1 for epoch in run["epochs"]["epoch"]]
+        [line] = accuracy.plot(epochs, run["epochs"]["val_top1"], label=label)
+        updates, colour = run["mask_updates"], line.get_color()
+        if updates:
+            at = [step / run["summary"]["steps_per_epoch"] for step in updates["step"]]
+            sparsity.step(at, updates["sparsity"], where="post", color=colour)
+            flips.plot(at, updates["flips"], linewidth=0.8, color=colour)
+    accuracy.set_ylabel("test accuracy")
+    accuracy.legend(frameon=False, loc="lower right")
+    sparsity.set_ylabel("sparsity of the\npruned kernels")
+    sparsity.set_ylim(0, 1)
+    flips.set_ylabel("mask flips\nper update")
+    flips.set_yscale("log")
+    flips.set_xlabel("epoch")
+    for axes in (accuracy, sparsity, flips):
+        axes.grid(alpha=0.3)
+    for axes in (accuracy, sparsity):
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def main(arguments: list[str]) -> None:
+    paths = [pathlib.Path(path) for path in arguments[1:]]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    figure = pathlib.Path(FLAGS.figure)
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    draw(runs).savefig(figure, dpi=110)
+    print(figure)
+
+
+if __name__ == "__main__":
+    app.run(main)
