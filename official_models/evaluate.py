@@ -15,6 +15,7 @@ from official_models.errors import InputError
 from official_models.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common_flags)  # So that --help tells of them.
 
 flags.DEFINE_enum("which", "last", ["last", "best"], "Which model of the training.")
 

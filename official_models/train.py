@@ -26,6 +26,7 @@ from official_models import (
 from official_models.errors import InputError
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common_flags)  # So that --help tells of them.
 
 flags.DEFINE_bool("list_recipes", False, "List the recipes, and do nothing else.")
 flags.DEFINE_string("recipe", None, "Name of the recipe; --list_recipes lists them.")
