@@ -16,7 +16,6 @@ true ones.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from absl import app, flags
 
 from benchmarks import record
 from official_models import data
+from official_models.data.info import eval_split, files
 from official_models.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -103,8 +103,8 @@ def description(info: data.DataInfo) -> dict[str, Any]:
 
 
 def mean_record_bytes(info: data.DataInfo) -> float:
-    files = tf.io.gfile.glob(os.path.join(info.directory, "*.tfrecord*"))
-    total = sum(tf.io.gfile.stat(file).length for file in files)
+    paths = files(info.directory, "train") + files(info.directory, eval_split(info))
+    total = sum(tf.io.gfile.stat(path).length for path in paths)
     return total / (info.train_examples + info.eval_examples)
 
 

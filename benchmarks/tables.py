@@ -123,9 +123,9 @@ def recipe_hours() -> list[str]:
         ),
         *(_row(row) for row in rows),
         "",
-        f"Measured with {settings['keras']} in float32, a batch of {settings['batch']} "
-        f"and DPF, the median of {settings['steps']} steps; the last column is "
-        f"computed. {_made(record)}",
+        f"Training steps alone, with {settings['keras']}, masks, float32 and a batch "
+        f"of {settings['batch']}: the median of {settings['rounds']} rounds. The last "
+        f"column is computed. {_made(record)}",
     ]
 
 
@@ -140,6 +140,7 @@ def input_pipeline() -> list[str]:
     rows = [
         [
             f"`{name}`{', generated images' if r['generated_images'] else ''}",
+            f"{r['mean_record_bytes'] / 1000:.1f}",
             *(f"{r[kind]['images_per_second']:,.0f}" for kind in sources),
             *(f"{r[kind]['cpu_seconds_per_1000_images']:.3f}" for kind in sources),
         ]
@@ -150,6 +151,7 @@ def input_pipeline() -> list[str]:
         *_head(
             [
                 "data set",
+                "kB of an example",
                 "images/s, training",
                 "evaluation",
                 "CPU seconds per 1,000 images, training",

@@ -47,7 +47,7 @@ def main(_: list[str]) -> None:
     del summary["data"]["directory"]
     # Where the files lie is no part of the result.
     summary["command"] = re.sub(
-        r"--(model_dir|data_dir)=\S+", r"--\1=...", summary["command"]
+        r"--(model_dir|data_dir)[= ]\S+", r"--\1=...", summary["command"]
     )
     result = {
         "note": FLAGS.note,

@@ -12,6 +12,7 @@ Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 
 
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
+from dpf_tf.macs import count_macs
 from dpf_tf.model import freeze_masks, get_masks, prune_low_magnitude_dpf
 from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
@@ -29,6 +30,7 @@ __all__ = [
     "PruneLowMagnitudeDPF",
     "PruningCallback",
     "__version__",
+    "count_macs",
     "freeze_masks",
     "get_masks",
     "pointwise",

@@ -75,7 +75,7 @@ class Progress(_Callback):
 
     Args:
         learning_rate: the schedule of the optimizer.
-        epochs: the epoch at which the stage ends.
+        epochs: the epoch at which the training ends, all stages together.
         tell: called with a line for each epoch.
     """
 
@@ -107,13 +107,13 @@ class Progress(_Callback):
 class KeepBest(_Callback):
     """Keeps the best model among the epochs that end at final sparsity."""
 
-    def __init__(self, state: TrainingState, final_step: int) -> None:
+    def __init__(self, state: TrainingState, final_sparsity: float) -> None:
         super().__init__()
-        self._state, self._final_step = state, final_step
+        self._state, self._final_sparsity = state, final_sparsity
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Offers the model, once the masks have their final sparsity."""
-        if self._step() > self._final_step:
+        if logs.get("sparsity", 0.0) >= self._final_sparsity:
             self._state.offer(epoch, float(logs["val_top1"]))
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     )
     noted = summary[FLAGS.which]
     model = keras.models.load_model(path / noted["file"])
-    found = summaries.measured(keras, model, info, summary["recipe"]["batch_size"])
+    found = summaries.measured(keras, model, info)
     print(summaries.table({FLAGS.which: noted | found}))
     if abs(found["top1"] - noted["top1"]) > 1e-3:
         print(f"The training noted a top-1 accuracy of {noted['top1']:.4f}.")

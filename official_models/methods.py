@@ -14,17 +14,15 @@ class Prepared(NamedTuple):
     Attributes:
         model: the model to train.
         callbacks: what carries the method out, first in `fit`'s list.
-        final_step: the step at which the last increase of the sparsity is due.
     """
 
     model: Any
     callbacks: list[Any]
-    final_step: int
 
 
 def _dense(model: Any, recipe: Recipe, steps: int) -> Prepared:
     """Nothing is pruned: the control."""
-    return Prepared(model, [], 0)
+    return Prepared(model, [])
 
 
 def _dpf(model: Any, recipe: Recipe, steps: int) -> Prepared:
@@ -36,9 +34,7 @@ def _dpf(model: Any, recipe: Recipe, steps: int) -> Prepared:
     pruned = dpf_tf.prune_low_magnitude_dpf(
         model, schedule, allocation=recipe.allocation
     )
-    final_step = -(-end_step // period) * period
-    callback = dpf_tf.PruningCallback(settle=recipe.settle)
-    return Prepared(pruned, [callback], final_step)
+    return Prepared(pruned, [dpf_tf.PruningCallback(settle=recipe.settle)])
 
 
 METHODS = {"dense": _dense, "dpf": _dpf}

@@ -10,6 +10,7 @@ time are shares of the training, so that they move along when `epochs` changes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from official_models import models
@@ -20,7 +21,7 @@ def _field(help: str, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-_CHOICES = {
+CHOICES = {
     "model": models.names(),
     "decay": ("step", "cosine"),
     "dtype_policy": ("float32", "mixed_bfloat16", "mixed_float16"),
@@ -29,12 +30,13 @@ _CHOICES = {
 
 
 def _are_milestones(shares: tuple[float, ...]) -> bool:
-    return all(0 < x < 1 for x in shares) and sorted(set(shares)) == list(shares)
+    inside = all(0 < share < 1 for share in shares)
+    return bool(shares) and inside and sorted(set(shares)) == list(shares)
 
 
 _AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
-_POSITIVE = (lambda value: value > 0, "above 0")
-_NOT_NEGATIVE = (lambda value: value >= 0, "at least 0")
+_POSITIVE = (lambda value: 0 < value < math.inf, "above 0, and finite")
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "at least 0, and finite")
 _BELOW_1 = (lambda value: 0 <= value < 1, "in [0, 1)")
 _RANGES = {
     "epochs": _AT_LEAST_1,
@@ -109,7 +111,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             self._require(name, getattr(self, name) in known, " | ".join(known))
         for name, (fits, expected) in _RANGES.items():
             self._require(name, fits(getattr(self, name)), expected)
@@ -159,7 +161,7 @@ _OURS = Recipe(
     learning_rate=0.1,
 )
 _IMAGENET = Recipe(
-    source="Goyal et al., arXiv 1706.02677, section 5.1; the ramp ends as in DPF",
+    source="Goyal et al., arXiv 1706.02677, less its zero gammas; the ramp as in DPF",
     model="resnet50",
     data="imagenet2012",
     epochs=90,

@@ -11,11 +11,14 @@ summary.json     the result; while it is absent the training is not finished
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from official_models.errors import InputError
@@ -32,6 +35,11 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], worker: int = 0) -> None:
+        if "://" in str(path):
+            raise InputError(
+                f"The folder of a training must be a local or mounted one. Received: "
+                f"{path}"
+            )
         self.path = pathlib.Path(path)
         self._own = self.path / f"worker-{worker}" if worker else self.path
         self._chief = worker == 0
@@ -42,15 +50,35 @@ class RunFolder:
     def begin(self, config: dict[str, Any]) -> None:
         """Notes what is to be trained, or holds the command to what was noted before.
 
+        A training that has not come to the end of an epoch binds nothing.
+
         Raises:
             InputError: if the folder belongs to a training of other settings.
         """
         self._own.mkdir(parents=True, exist_ok=True)
         path = self.path / "config.json"
-        if path.exists():
+        if path.exists() and any(self.path.glob("checkpoints/*/checkpoint")):
             _refuse_other(_read_json(path), config, self.path)
         elif self._chief:
             _write_json(path, config)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out of the folder; a dead one holds nothing.
+
+        Raises:
+            InputError: if another process trains in this folder.
+        """
+        self._own.mkdir(parents=True, exist_ok=True)
+        with (self._own / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"Another process trains in {str(self.path)!r}. Wait for its end, "
+                    "or give another --model_dir."
+                ) from error
+            yield
 
     def checkpoints(self, stage: str) -> str:
         """Returns where this process writes the checkpoints of a stage."""
@@ -60,7 +88,7 @@ class RunFolder:
         """Returns where every process reads the checkpoints of a stage."""
         return str(self.path / "checkpoints" / stage)
 
-    def forget_after(self, epochs: int, step: int) -> None:
+    def forget_after(self, epochs: int, step: float) -> None:
         """Drops rows of epochs and mask updates that an interrupted training lost."""
         _keep_rows(self.log, lambda row: int(row["epoch"]) < epochs)
         _keep_rows(self.masks, lambda row: int(row["step"]) < step)

@@ -27,7 +27,13 @@ class TrainingState:
         self._epochs = tf.Variable(0, dtype=tf.int64)
         self._best_epoch = tf.Variable(-1, dtype=tf.int64)
         self._best_accuracy = tf.Variable(-1.0, dtype=tf.float64)
-        self._best = self._manager("best", tf.train.Checkpoint(model=model))
+        # Its epoch and accuracy go with it, whatever befalls the training after.
+        self._best_checkpoint = tf.train.Checkpoint(
+            model=model,
+            best_epoch=self._best_epoch,
+            best_accuracy=self._best_accuracy,
+        )
+        self._best = self._manager("best", self._best_checkpoint)
         self._last: tf.train.CheckpointManager | None = None
 
     @property
@@ -45,21 +51,25 @@ class TrainingState:
         """The accuracy of the best epoch."""
         return float(self._best_accuracy)
 
-    def enter(self, stage: str) -> None:
-        """Begins a stage, or goes on with it where it was interrupted."""
+    def enter(self, stage: str) -> bool:
+        """Begins a stage, or goes on with it: returns whether it was interrupted."""
         optimizer = self._model.optimizer
         optimizer.build(self._model.trainable_variables)
         checkpoint = tf.train.Checkpoint(
             model=self._model,
             optimizer=optimizer,
             epochs=self._epochs,
-            best_epoch=self._best_epoch,
-            best_accuracy=self._best_accuracy,
         )
         self._last = self._manager(stage, checkpoint)
         found = tf.train.latest_checkpoint(self._folder.restored_from(stage))
         if found:
             checkpoint.restore(found).assert_existing_objects_matched()
+        best = tf.train.latest_checkpoint(self._folder.restored_from("best"))
+        if best:
+            tf.train.Checkpoint(
+                best_epoch=self._best_epoch, best_accuracy=self._best_accuracy
+            ).restore(best).expect_partial()
+        return bool(found)
 
     def save(self, epochs: int) -> None:
         """Saves the state after so many epochs."""
@@ -69,15 +79,14 @@ class TrainingState:
     def offer(self, epoch: int, accuracy: float) -> None:
         """Keeps the model if its accuracy is the best so far."""
         if accuracy > self.best_accuracy:
-            self._best.save(epoch)
             self._best_epoch.assign(epoch)
             self._best_accuracy.assign(accuracy)
+            self._best.save(epoch)
 
     def restore_best(self) -> None:
         """Gives the model the weights and masks of the best epoch."""
         found = tf.train.latest_checkpoint(self._folder.restored_from("best"))
-        checkpoint = tf.train.Checkpoint(model=self._model)
-        checkpoint.restore(found).assert_existing_objects_matched()
+        self._best_checkpoint.restore(found).assert_existing_objects_matched()
 
     def _manager(self, stage: str, checkpoint: Any) -> tf.train.CheckpointManager:
         return tf.train.CheckpointManager(

@@ -5,8 +5,6 @@ Make the strategy before anything else runs in TensorFlow, and one in a process.
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import Any
 
 import tensorflow as tf
@@ -16,21 +14,40 @@ from official_models.errors import InputError
 NAMES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
 CLUSTERS = ("tf_config", "slurm")
 
+_KERAS_3_ALONE = (
+    "Keras 3 itself fails in `fit` under MultiWorkerMirroredStrategy. Give "
+    "--keras=tf_keras, which can."
+)
 
-def make(name: str, *, cluster: str = "tf_config", tpu: str = "") -> Any:
+
+def make(
+    name: str, *, keras: str = "tf_keras", cluster: str = "tf_config", tpu: str = ""
+) -> Any:
     """Returns a strategy by name.
 
     Args:
         name: `"one_device"`; `"mirrored"`, all GPUs of this machine (without any, its
             logical CPUs); `"multi_worker_mirrored"`, all machines of a cluster;
             `"tpu"`.
+        keras: the Keras that is to be trained with, `"keras"` or `"tf_keras"`: what it
+            cannot do is refused before workers wait for each other.
         cluster: who knows the machines of a cluster: `"tf_config"`, the environment
             variable TF_CONFIG, or `"slurm"`.
         tpu: name or address of a TPU; `"local"` on a TPU VM.
 
     Raises:
-        InputError: if the cluster or the TPU cannot be found.
+        InputError: if the cluster or the TPU cannot be found, or if several workers
+            were started that would not know of each other.
     """
+    if name == "multi_worker_mirrored" and keras == "keras":
+        raise InputError(_KERAS_3_ALONE)
+    if name != "multi_worker_mirrored" and (cluster == "slurm" or _workers() > 1):
+        raise InputError(
+            f"This is one of several workers, each of which would train by itself with "
+            f"--distribution_strategy={name}, in the same folder. Give "
+            "--distribution_strategy=multi_worker_mirrored; for a training of one "
+            "worker, unset TF_CONFIG and leave out --cluster."
+        )
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -46,20 +63,40 @@ def make(name: str, *, cluster: str = "tf_config", tpu: str = "") -> Any:
     )
 
 
-def resolver(cluster: str) -> Any:
-    resolvers = tf.distribute.cluster_resolver
-    if cluster == "slurm":
-        # Without GPUs to divide, the resolver fails: it is told of one for each task.
-        no_gpus = {"gpus_per_node": 1024, "gpus_per_task": 1, "auto_set_gpu": False}
-        gpus = shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES")
+def _workers() -> int:
+    """Returns how many tasks TF_CONFIG tells of."""
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return sum(map(len, resolver.cluster_spec().as_dict().values()))
+
+
+def _slurm() -> Any:
+    # The resolver divides the GPUs of a machine among its tasks. It fails where there
+    # are none, or where Slurm has divided them: then each task takes what it sees.
+    given = {"gpus_per_node": 1024, "gpus_per_task": 1, "auto_set_gpu": False}
+    failed = None
+    for options in ({}, given):
         try:
-            return resolvers.SlurmClusterResolver(**{} if gpus else no_gpus)
-        except Exception as error:  # It fails in many ways outside of a Slurm step.
-            raise InputError(
-                "Slurm's cluster cannot be resolved. Start the training by `srun`, one "
-                "task for each worker; without Slurm use --cluster=tf_config."
-            ) from error
-    resolver = resolvers.TFConfigClusterResolver()
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
+            resolver.cluster_spec()
+            return resolver
+        except Exception as error:  # In many ways, outside of a Slurm step.
+            failed = error
+    raise InputError(
+        "Slurm's cluster cannot be resolved. Start the training by `srun`, one task "
+        "for each worker; without Slurm use --cluster=tf_config. TensorFlow says: "
+        f"{failed!r}"
+    ) from failed
+
+
+def resolver(cluster: str) -> Any:
+    """Returns who knows the workers, `"tf_config"` or `"slurm"`.
+
+    Raises:
+        InputError: if it knows of none.
+    """
+    if cluster == "slurm":
+        return _slurm()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if not resolver.cluster_spec().jobs:
         raise InputError(
             "--distribution_strategy=multi_worker_mirrored needs to know the workers. "
@@ -95,6 +132,20 @@ def worker(strategy: Any) -> int:
     return resolver.task_id + len(chiefs)
 
 
+def agree(strategy: Any, numbers: list[int]) -> bool:
+    """Whether all workers have passed the same numbers here; each waits for the others.
+
+    Args:
+        strategy: the strategy of the training.
+        numbers: from 0 to 2**63 - 1.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    row = tf.constant([numbers], tf.int64)
+    rows = strategy.gather(strategy.run(lambda: row), axis=0).numpy()
+    return bool((rows == rows[0]).all())
+
+
 def refuse_what_keras_cannot(
     strategy: Any, keras: Any, steps_per_execution: int, jit_compile: bool
 ) -> None:
@@ -108,10 +159,7 @@ def refuse_what_keras_cannot(
     keras_3 = keras.__name__ == "keras"
     multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     if keras_3 and multi_worker:
-        raise InputError(
-            "Keras 3 itself fails in `fit` under MultiWorkerMirroredStrategy. Give "
-            "--keras=tf_keras, which can."
-        )
+        raise InputError(_KERAS_3_ALONE)
     if keras_3 and replicas > 1 and steps_per_execution > 1:
         raise InputError(
             f"Keras 3 itself fails with several steps in an execution on {replicas} "

@@ -6,10 +6,14 @@ import importlib.metadata
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from official_models import data, macs
+import dpf_tf
+from official_models import data
 
-PACKAGES = ("dpf_tf", "tensorflow", "keras", "tf_keras", "numpy")
+PACKAGES = ("dpf_tf", "keras", "tf_keras", "numpy")
+# A training's batch may be that of many devices; this is evaluated on one.
+BATCH = 128
 
 
 def metrics(keras: Any) -> list[Any]:
@@ -21,16 +25,13 @@ def metrics(keras: Any) -> list[Any]:
     ]
 
 
-def measured(
-    keras: Any, model: Any, info: data.DataInfo, batch_size: int
-) -> dict[str, Any]:
+def measured(keras: Any, model: Any, info: data.DataInfo) -> dict[str, Any]:
     """Measures a plain model on the whole test set.
 
     Args:
         keras: the Keras that the model belongs to.
         model: a stripped or dense model.
         info: the data set.
-        batch_size: examples in a batch.
 
     Returns:
         `top1`, `top5` and `cross_entropy` on the test set; `weights`, its trainable
@@ -44,8 +45,8 @@ def measured(
         jit_compile=False,
     )
     found = model.evaluate(
-        data.evaluation(info, global_batch=batch_size),
-        steps=data.evaluation_steps(info, batch_size),
+        data.evaluation(info, global_batch=BATCH),
+        steps=data.evaluation_steps(info, BATCH),
         return_dict=True,
         verbose=0,
     )
@@ -53,7 +54,7 @@ def measured(
     values = [variable.numpy() for variable in model.trainable_variables]
     weights = sum(value.size for value in values)
     zeros = sum(int(np.sum(value == 0)) for value in values if value.ndim > 1)
-    counted = macs.count(model)
+    counted = dpf_tf.count_macs(model)
     return found | {
         "weights": weights,
         "kept": weights - zeros,
@@ -65,7 +66,7 @@ def measured(
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that a result depends on."""
-    found = {}
+    found = {"tensorflow": tf.__version__}  # Its package has several names.
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -17,6 +17,7 @@ from absl import flags
 
 from official_models import (
     common_flags,
+    data,
     methods,
     recipes,
     strategies,
@@ -24,6 +25,7 @@ from official_models import (
     training,
 )
 from official_models.errors import InputError
+from official_models.options import Options
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)  # So that --help tells of them.
@@ -49,7 +51,11 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_string("tpu", "local", "Name or address of the TPU.")
 flags.DEFINE_integer(
-    "seed", 0, "Of the initial weights, the order of the data and its augmentation."
+    "seed",
+    0,
+    "Of the initial weights, the order of the data and its augmentation.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
 )
 flags.DEFINE_integer(
     "steps_per_epoch", None, "Steps of an epoch. Default: one pass.", lower_bound=1
@@ -83,7 +89,9 @@ def _define_recipe_flags() -> None:
         if field.name == "source":
             continue
         help = f"Overrides the recipe. {field.metadata['help']}"
-        if field.name == "milestones":
+        if field.name in recipes.CHOICES:
+            flags.DEFINE_enum(field.name, None, recipes.CHOICES[field.name], help)
+        elif field.name == "milestones":
             flags.DEFINE_list(field.name, None, help)
         else:
             _DEFINE[types[field.name]](field.name, None, help)
@@ -115,13 +123,10 @@ def _shares(texts: list[str]) -> tuple[float, ...]:
         ) from error
 
 
-def _options() -> training.Options:
+def _options() -> Options:
     common_flags.required("model_dir")
-    return training.Options(
-        **{
-            field.name: FLAGS[field.name].value
-            for field in dataclasses.fields(training.Options)
-        }
+    return Options(
+        **{field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}
     )
 
 
@@ -131,8 +136,12 @@ def main() -> None:
         print(recipes.table())
         return
     recipe, options = asked_recipe(), _options()
+    data.describe(recipe.data, options.data_dir)  # Before workers wait for each other.
     strategy = strategies.make(
-        FLAGS.distribution_strategy, cluster=FLAGS.cluster, tpu=FLAGS.tpu
+        FLAGS.distribution_strategy,
+        keras=FLAGS.keras,
+        cluster=FLAGS.cluster,
+        tpu=FLAGS.tpu,
     )
     summary = training.run(recipe, options, strategy)
     if summary:

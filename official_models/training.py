@@ -12,13 +12,19 @@ import contextlib
 import dataclasses
 import datetime
 import importlib
+import json
+import math
 import shlex
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
+
 import dpf_tf
 from official_models import (
+    batches,
     callbacks,
     data,
     learning_rates,
@@ -28,42 +34,10 @@ from official_models import (
     summaries,
 )
 from official_models.errors import InputError
+from official_models.options import Options
 from official_models.recipes import Recipe
 from official_models.run_folder import RunFolder
 from official_models.state import TrainingState
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a training needs beside its recipe.
-
-    Attributes:
-        model_dir: the folder of the training; see `run_folder`.
-        data_dir: where TFDS keeps its data; `None` for its own default.
-        method: how the model is made sparse; see `methods`.
-        keras: `"keras"` or `"tf_keras"`.
-        seed: of the initial weights, the order of the data and its augmentation.
-        steps_per_epoch: `None` for one pass over the data.
-        steps_per_execution: steps between two returns to Python.
-        jit_compile: whether XLA compiles a step.
-        synchronized_batch_norm: whether batch norm's statistics are those of the whole
-            batch, rather than of each replica's share.
-    """
-
-    model_dir: str
-    data_dir: str | None = None
-    method: str = "dpf"
-    keras: str = "keras"
-    seed: int = 0
-    steps_per_epoch: int | None = None
-    steps_per_execution: int = 1
-    jit_compile: bool = False
-    synchronized_batch_norm: bool = False
-
-    def config(self) -> dict[str, Any]:
-        """Returns the options that must not change in an interrupted training."""
-        places = {"model_dir", "data_dir"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in places}
 
 
 def run(recipe: Recipe, options: Options, strategy: Any) -> dict[str, Any]:
@@ -124,28 +98,38 @@ class Training:
                 f"--batch_size={recipe.batch_size} is that of all replicas together, "
                 f"and does not divide by their number, {replicas}."
             )
-        if steps % execution:
-            raise InputError(
-                f"An epoch has {steps} steps, which does not divide by "
-                f"--steps_per_execution={execution}. Give another, or "
-                "--steps_per_epoch."
-            )
+        for name, number in ("steps", steps), ("mask period", recipe.mask_period):
+            if number % execution:
+                raise InputError(
+                    f"--steps_per_execution={execution} does not divide the {name}, "
+                    f"{number}: masks and epochs begin between two executions. Give "
+                    "another, or --steps_per_epoch and --mask_period that fit."
+                )
 
     def run(self) -> dict[str, Any]:
+        """Trains, or goes on, or returns what a finished training has written."""
+        with self.folder.held():
+            self.folder.begin(self.config())
+            finished = self.folder.summary()
+            if finished is not None:
+                self.tell(f"The training in {self.folder.path} is finished.")
+                return finished if self.chief else {}
+            return self.train()
+
+    def config(self) -> dict[str, Any]:
+        """Returns what must not change in an interrupted training."""
+        recipe = dataclasses.asdict(self.recipe)
+        del recipe["source"]
+        return recipe | self.options.config() | {"data_version": self.info.version}
+
+    def train(self) -> dict[str, Any]:
         """Trains in one or two stages, and writes what came of it."""
         recipe, options = self.recipe, self.options
-        self.folder.begin({"recipe": dataclasses.asdict(recipe)} | options.config())
-        finished = self.folder.summary()
-        if finished is not None:
-            self.tell(f"The training in {self.folder.path} is finished.")
-            return finished if self.chief else {}
         steps = recipe.epochs * self.steps_per_epoch
         self.keras.utils.set_random_seed(options.seed)
         with self.strategy.scope(), _dtype_policy(self.keras, recipe.dtype_policy):
             dense = self.build()
-            self.model, carrying, final_step = methods.prepare(
-                options.method, dense, recipe, steps
-            )
+            self.model, carrying = methods.prepare(options.method, dense, recipe, steps)
         self.pruned = bool(carrying)
         state = TrainingState(self.model, self.folder)
         rate = learning_rates.training(
@@ -157,7 +141,7 @@ class Training:
         if carrying:
             masks = callbacks.MaskLog(self.folder.masks, options.steps_per_execution)
             carrying = [*carrying, masks]
-        self.fit(state, "training", recipe.epochs, rate, carrying, final_step)
+        self.fit(state, "training", recipe.epochs, rate, carrying)
         if recipe.finetune_epochs:
             self.fine_tune(state)
         return self.finish(state)
@@ -184,8 +168,7 @@ class Training:
             dpf_tf.freeze_masks(self.model)
             sparsity = dpf_tf.sparsity_report(self.model)["pruned"]["sparsity"]
             carrying.append(callbacks.FrozenMasks(sparsity))
-        last = self.recipe.epochs + epochs
-        self.fit(state, "finetuning", last, rate, carrying, final_step=0)
+        self.fit(state, "finetuning", self.epochs, rate, carrying)
 
     def fit(
         self,
@@ -194,7 +177,6 @@ class Training:
         epochs: int,
         rate: Any,
         carrying: list[Any],
-        final_step: int,
     ) -> None:
         """Trains one stage up to epoch `epochs`, from where it is."""
         keras, recipe, options = self.keras, self.recipe, self.options
@@ -210,24 +192,40 @@ class Training:
                 steps_per_execution=options.steps_per_execution,
                 jit_compile=options.jit_compile,
             )
-            state.enter(stage)
+            interrupted = state.enter(stage)
         first = state.epochs
         if first >= epochs:
             return
-        if first:
+        self.refuse_disagreement(first)
+        if interrupted:
             self.tell(f"Going on after epoch {first}.")
-        self.folder.forget_after(first, first * self.steps_per_epoch)
+        # All mask updates are those of the first stage.
+        step = int(tf.convert_to_tensor(self.model.optimizer.iterations))
+        self.folder.forget_after(first, step if stage == "training" else math.inf)
+        validation_steps = batches.evaluation_steps(
+            self.info, recipe.batch_size, options.steps_per_execution
+        )
         self.model.fit(
-            self.training_batches(first, epochs),
+            batches.training(
+                self.strategy,
+                self.info,
+                global_batch=recipe.batch_size,
+                steps_per_epoch=self.steps_per_epoch,
+                first_epoch=first,
+                epochs=epochs,
+                seed=options.seed,
+            ),
             initial_epoch=first,
             epochs=epochs,
             steps_per_epoch=self.steps_per_epoch,
-            validation_data=self.evaluation_batches(),
-            validation_steps=data.evaluation_steps(self.info, recipe.batch_size),
+            validation_data=batches.evaluation(
+                self.strategy, self.info, recipe.batch_size, validation_steps
+            ),
+            validation_steps=validation_steps,
             callbacks=[
                 *carrying,
-                callbacks.Progress(rate, epochs, self.tell),
-                callbacks.KeepBest(state, final_step),
+                callbacks.Progress(rate, self.epochs, self.tell),
+                callbacks.KeepBest(state, self.final_sparsity()),
                 keras.callbacks.CSVLogger(str(self.folder.log), append=True),
                 keras.callbacks.TensorBoard(str(self.folder.tensorboard)),
                 callbacks.SaveState(state),
@@ -235,6 +233,35 @@ class Training:
             verbose=self.verbosity(),
             shuffle=False,  # It is shuffled already.
         )
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of all stages."""
+        return self.recipe.epochs + self.recipe.finetune_epochs
+
+    def final_sparsity(self) -> float:
+        """Returns the sparsity from which on a model is a candidate for the best."""
+        if not self.pruned:
+            return 0.0
+        report = dpf_tf.sparsity_report(self.model)
+        # Of each kernel's weights a whole number is kept.
+        rounding = len(report["kernels"]) / report["pruned"]["weights"]
+        return self.recipe.sparsity - rounding
+
+    def refuse_disagreement(self, epoch: int) -> None:
+        """Refuses workers of other settings, or that have come to another epoch.
+
+        Raises:
+            InputError: in all workers alike.
+        """
+        text = json.dumps(self.config(), sort_keys=True).encode()
+        if not strategies.agree(self.strategy, [epoch, zlib.crc32(text)]):
+            raise InputError(
+                "The workers do not agree on the training: on its settings, or on the "
+                f"epochs that are done, {epoch} here. Give all of them the same "
+                f"command, and a --model_dir that all of them see. Received here: "
+                f"{self.folder.path}"
+            )
 
     def tell(self, line: str) -> None:
         """Prints a line, in one of the workers."""
@@ -247,28 +274,6 @@ class Training:
             return 0
         return 1 if sys.stdout.isatty() else 2
 
-    def training_batches(self, first_epoch: int, epochs: int) -> Any:
-        """Returns the distributed batches of the epochs that are left."""
-        return self.strategy.distribute_datasets_from_function(
-            lambda context: data.training(
-                self.info,
-                global_batch=self.recipe.batch_size,
-                steps_per_epoch=self.steps_per_epoch,
-                first_epoch=first_epoch,
-                epochs=epochs,
-                seed=self.options.seed,
-                context=context,
-            )
-        )
-
-    def evaluation_batches(self) -> Any:
-        """Returns the distributed test set, over and over."""
-        return self.strategy.distribute_datasets_from_function(
-            lambda context: data.evaluation(
-                self.info, global_batch=self.recipe.batch_size, context=context
-            ).repeat()
-        )
-
     def finish(self, state: TrainingState) -> dict[str, Any]:
         """Strips, saves and measures the last model and the best one."""
         results = {"last": self.keep("")}
@@ -278,6 +283,7 @@ class Training:
             results["best"]["epoch"] = state.best_epoch + 1
         self.folder.clean()
         if not self.chief:
+            strategies.agree(self.strategy, [0])  # Waits for the chief.
             return {}
         summary = {
             "recipe": dataclasses.asdict(self.recipe),
@@ -292,6 +298,7 @@ class Training:
             **results,
         }
         self.folder.finish(summary)
+        strategies.agree(self.strategy, [0])
         return summary
 
     def keep(self, prefix: str) -> dict[str, Any]:
@@ -309,9 +316,7 @@ class Training:
         if self.chief:
             file = prefix + ("sparse.keras" if self.pruned else "dense.keras")
             plain.save(self.folder.path / file)
-            result |= summaries.measured(
-                self.keras, plain, self.info, self.recipe.batch_size
-            )
+            result |= summaries.measured(self.keras, plain, self.info)
             result["file"] = file
         return result
 

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 import dpf_tf
-from official_models import recipes, strategies, training
+from official_models import batches, recipes, strategies, training
+from official_models.options import Options
 from tests.distributed_training import collectives, replicas
 
 TRAIN, TEST, BATCH, EPOCHS = 192, 60, 32, 4  # 24 steps, 6 in an epoch.
@@ -62,7 +63,7 @@ def recipe(**changes):
 
 def options(data_dir, model_dir, keras, **changes):
     names = {"data_dir": str(data_dir), "model_dir": str(model_dir), "keras": keras}
-    return training.Options(**names | changes)
+    return Options(**names | changes)
 
 
 def state(model_dir, stage="training"):
@@ -70,8 +71,8 @@ def state(model_dir, stage="training"):
     path = tf.train.latest_checkpoint(f"{model_dir}/checkpoints/{stage}")
     reader = tf.train.load_checkpoint(path)
     names = sorted(reader.get_variable_to_shape_map())
-    found = {name: reader.get_tensor(name) for name in names}
-    return {name: x for name, x in found.items() if isinstance(x, np.ndarray)}
+    found = {name: np.asarray(reader.get_tensor(name)) for name in names}
+    return {name: x for name, x in found.items() if x.dtype.kind in "bif"}
 
 
 def train(strategy, keras, data_dir, model_dir, method="dpf", **changes):
@@ -112,7 +113,16 @@ def main(name, keras, data_dir, model_dir, **changes):
         places = keras, data_dir, f"{model_dir}/dense"
         dense = train(strategy, *places, method="dense", epochs=1)
         dpf_tf.freeze_masks(job.model)  # Else a step outside `fit` would be refused.
-        batch = next(iter(job.training_batches(0, 1)))
+        dataset = batches.training(
+            strategy,
+            job.info,
+            global_batch=BATCH,
+            steps_per_epoch=1,
+            first_epoch=0,
+            epochs=1,
+            seed=0,
+        )
+        batch = next(iter(dataset))
         report["collectives"] = [
             collectives(strategy, each.model, batch) for each in (dense, job)
         ]

@@ -37,7 +37,7 @@ ROOMS = (
     ("eligible", "layer_call"),
     ("wrapper",),
     ("graph", "selection"),
-    ("groups", "batch_norm"),
+    ("groups", "batch_norm", "macs"),
     ("model", "strip", "updater"),
     ("callbacks",),
     ("report",),

@@ -5,7 +5,9 @@ Small data sets in TFDS's form are written here; those that are prepared are use
 """
 
 import itertools
+import json
 import pathlib
+import shlex
 import socket
 import time
 
@@ -16,7 +18,8 @@ import tensorflow_datasets as tfds
 
 from official_models import data
 from official_models.data import imagenet, memory
-from official_models.data.schedule import permuted
+from official_models.data.schedule import Schedule, permuted
+from official_models.data.share import share_of
 from official_models.errors import InputError
 from tests.helpers import assert_bits_equal, run_python
 
@@ -189,8 +192,85 @@ def test_unprepared_data_is_an_error_at_once_and_without_the_network(
     with pytest.raises(InputError, match=f"{tmp_path}/{name}") as caught:
         data.describe(name, tmp_path)
     assert time.monotonic() - start < 5
-    assert f"tfds.builder('{name}', data_dir='{tmp_path}')" in str(caught.value)
+    assert f'tfds.builder("{name}", data_dir="{tmp_path}")' in str(caught.value)
     assert ("img_train.tar" in str(caught.value)) == (name == "imagenet2012")
+
+
+@pytest.mark.parametrize("folder", ["o'neil", 'the "old" data', "a $HOME \\ ü 𝄞"])
+def test_the_command_that_prepares_data_survives_any_name_of_the_folder(
+    folder, tmp_path, monkeypatch
+):
+    with pytest.raises(InputError) as caught:
+        data.describe("cifar10", tmp_path / folder)
+    python, option, code = shlex.split(str(caught.value).splitlines()[-1])
+    assert (python, option) == ("python", "-c")
+    calls = []
+
+    class Builder:
+        def __init__(self, name, data_dir):
+            calls.append((name, data_dir))
+
+        def download_and_prepare(self):
+            calls.append("prepared")
+
+    monkeypatch.setattr(tfds, "builder", Builder)
+    exec(code, {})
+    assert calls == [("cifar10", f"{tmp_path}/{folder}"), "prepared"]
+
+
+def no_train_file(folder):
+    (folder / "cifar10-train.tfrecord-00001-of-00003").unlink()
+
+
+def no_test_files(folder):
+    for path in folder.glob("cifar10-test*"):
+        path.unlink()
+
+
+def no_test_split(folder):
+    facts = json.loads((folder / "dataset_info.json").read_text())
+    facts["splits"] = [x for x in facts["splits"] if x["name"] != "test"]
+    (folder / "dataset_info.json").write_text(json.dumps(facts))
+
+
+def another_format(folder):
+    facts = json.loads((folder / "dataset_info.json").read_text())
+    facts["fileFormat"] = "array_record"
+    (folder / "dataset_info.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (no_train_file, "has no cifar10-train.tfrecord-00001-of-00003. Remove"),
+        (no_test_files, "has no cifar10-test.tfrecord-00000-of-00004, .* and 1 more"),
+        (no_test_split, "has no split 'test'"),
+        (another_format, "has files in the format array_record, not tfrecord"),
+    ],
+)
+def test_data_that_cannot_be_read_to_the_end_is_an_error_at_once(
+    damage, words, tmp_path
+):
+    image = np.zeros((32, 32, 3), np.uint8)
+    splits = {"train": in_files([image] * 3, 3), "test": in_files([image] * 4, 4)}
+    write_dataset(tmp_path, "cifar10", splits)
+    assert data.describe("cifar10", tmp_path).eval_examples == 4
+    folder = tmp_path / "cifar10" / VERSIONS["cifar10"]
+    damage(folder)
+    with pytest.raises(InputError, match=words) as caught:
+        data.describe("cifar10", tmp_path)
+    assert str(folder) in str(caught.value)
+    assert f'tfds.builder("cifar10", data_dir="{tmp_path}")' in str(caught.value)
+
+
+def test_splits_that_are_not_read_may_be_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    files = [[(jpeg(rng, 30, 30), 0)]]
+    splits = {"train": files, "validation": files, "test": files}
+    write_dataset(tmp_path, "imagenet2012", splits)
+    folder = tmp_path / "imagenet2012" / VERSIONS["imagenet2012"]
+    (folder / "imagenet2012-test.tfrecord-00000-of-00001").unlink()
+    assert data.describe("imagenet2012", tmp_path).train_examples == 1
 
 
 def test_the_folder_is_the_argument_else_the_environment_else_that_of_tfds(
@@ -372,28 +452,43 @@ def test_any_number_of_workers_and_replicas_shares_the_same_global_batches(
     assert_bits_equal(flat(shared), flat(training(info, epochs=2)))
 
 
-# With three files: two workers share the files, four the examples of all of them.
-@pytest.mark.parametrize(("workers", "steps"), [(1, 6), (2, 4), (4, 6)])
-def test_workers_share_imagenet_without_overlap(workers, steps, data_dir):
+# Of three files, three workers read one each; two share the examples of all.
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 4), (3, 3)])
+def test_workers_share_imagenet_without_overlap_or_omission(
+    workers, replicas, data_dir
+):
     info = data.describe("imagenet2012", data_dir)
+    settings = {"epochs": 2, "global_batch": 24, "steps_per_epoch": 2, "augment": False}
     shared = global_batches(
-        lambda context: training(
-            info, epochs=2, steps_per_epoch=steps, augment=False, context=context
-        ),
-        workers,
-        2 * workers if workers < 4 else 4,
+        lambda context: training(info, **settings, context=context), workers, replicas
     )
-    for epoch in (shared[:steps], shared[steps:]):
-        found = numbers(epoch)
-        assert len(set(found)) == len(found) == 8 * steps
+    epochs = numbers(shared).reshape(2, TRAIN)
+    assert all(np.array_equal(np.sort(one), np.arange(TRAIN)) for one in epochs)
 
 
 def test_a_worker_resumes_imagenet_in_its_own_stream(data_dir):
     info = data.describe("imagenet2012", data_dir)
-    for context in contexts(2, 2):
-        whole = flat(training(info, epochs=2, context=context))
-        resumed = flat(training(info, epochs=2, first_epoch=1, context=context))
-        assert_bits_equal(resumed, whole[2 * 6 :])
+    for context in (contexts(2, 2)[1], contexts(3, 3)[1]):
+        settings = {"global_batch": 24, "steps_per_epoch": 2, "context": context}
+        whole = flat(training(info, **settings, epochs=2))
+        resumed = flat(training(info, **settings, epochs=2, first_epoch=1))
+        assert_bits_equal(resumed, whole[2 * 2 :])
+
+
+def test_a_shuffle_buffer_smaller_than_imagenet_makes_passes_and_resumes(data_dir):
+    info, share = data.describe("imagenet2012", data_dir), share_of(24, None)
+
+    def stream(first_epoch):
+        schedule = Schedule(24, 3, first_epoch, epochs=2, seed=5)
+        return list(imagenet.training(info, schedule, share, False, shuffle_buffer=7))
+
+    whole = stream(first_epoch=0)
+    assert_bits_equal(flat(stream(first_epoch=1)), flat(whole[3:]))
+    orders = numbers(whole).reshape(2, 72)
+    for order in orders:
+        assert np.array_equal(np.sort(order[:TRAIN]), np.arange(TRAIN))
+        assert len(set(order[TRAIN:])) == 24
+    assert not np.array_equal(*orders)
 
 
 def test_the_replicas_of_a_strategy_get_the_batches_of_the_plain_stream(data_dir):
@@ -557,6 +652,7 @@ def test_a_broken_jpeg_is_named_by_the_error_with_its_label_and_file(damage, tmp
             list(stream)
         for part in (
             "imagenet2012: this JPEG cannot be decoded",
+            f"remove {info.directory} and prepare the data set again",
             f"[{split}_2.JPEG] [label] [2]",
             f"imagenet2012-{split}.tfrecord-00000-of-00002",
         ):

@@ -105,6 +105,8 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
         {"ramp_end": 1.1},
         {"milestones": (0.5, 0.25)},
         {"milestones": (150, 225)},
+        {"milestones": ()},
+        {"learning_rate": float("inf")},
         {"finetune_epochs": -1},
         {"learning_rate": float("nan")},
     ],

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import signal
 import time
 
@@ -13,7 +14,7 @@ from absl.testing import flagsaver
 from official_models import common_flags, evaluate, recipes, strategies, train
 from official_models.errors import InputError
 from tests import official_training as small
-from tests.helpers import start_python
+from tests.helpers import cluster, start_python
 
 PROGRAM = "import runpy; runpy.run_module('official_models.{}', None, '__main__', True)"
 
@@ -150,7 +151,12 @@ def test_slurm_outside_of_slurm_is_told_of(monkeypatch):
 
 
 @pytest.mark.parametrize("task", [0, 1])
-def test_slurm_s_tasks_are_the_workers(monkeypatch, task):
+@pytest.mark.parametrize("gpus", [None, "0", "0,1"])
+def test_slurm_s_tasks_are_the_workers(monkeypatch, task, gpus):
+    """Without GPUs, with one that Slurm has given to the task, and two to share."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     for name, value in {
         "STEP_NODELIST": "localhost",
         "STEP_NUM_TASKS": 2,
@@ -162,6 +168,23 @@ def test_slurm_s_tasks_are_the_workers(monkeypatch, task):
     workers = ["localhost:8888", "localhost:8889"]
     assert resolver.cluster_spec().as_dict() == {"worker": workers}
     assert (resolver.task_type, resolver.task_id) == ("worker", task)
+    expected = {None: None, "0": "0", "0,1": str(task)}[gpus]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
+
+
+@pytest.mark.parametrize("cluster_of_two", ["tf_config", "slurm"])
+def test_one_of_several_workers_cannot_train_by_itself(monkeypatch, cluster_of_two):
+    """Each would write to the same folder."""
+    if cluster_of_two == "tf_config":
+        monkeypatch.setenv("TF_CONFIG", cluster(2)[1])
+    with pytest.raises(InputError, match="=multi_worker_mirrored"):
+        strategies.make("one_device", cluster=cluster_of_two)
+
+
+def test_keras_3_is_refused_before_workers_wait_for_each_other(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", cluster(2)[1])
+    with pytest.raises(InputError, match="--keras=tf_keras"):
+        strategies.make("multi_worker_mirrored", keras="keras")
 
 
 def test_an_unreachable_tpu_is_told_of():

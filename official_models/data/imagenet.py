@@ -2,9 +2,10 @@
 
 For training, the files are read in an order of their own in every pass, several at a
 time, and their examples pass through a shuffle buffer; both orders, as all crops and
-flips, follow from seed, epoch and position. Workers share the files if there are
-enough of them, else each reads all files and takes its share of the examples. So an
-example is seen once per pass, but the order depends on the number of workers.
+flips, follow from seed, epoch and position. A number of workers that divides that of
+the files reads its own files only; else each worker reads all of them, and keeps its
+share of the examples. So an example is seen once per pass (but for the few by which
+files differ in length), and the order depends on the number of workers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from official_models.data.info import DataInfo, builder, eval_split
+from official_models.data.info import DataInfo, builder, eval_split, files
 from official_models.data.pixels import normalised
 from official_models.data.schedule import Purpose, Schedule, key
 from official_models.data.share import Share
@@ -40,17 +41,19 @@ def training(
     shuffle_buffer: int = SHUFFLE_BUFFER,
 ) -> tf.data.Dataset:
     """Returns the batches of this pipeline's replicas in turn, step by step."""
-    files = _files(info, "train")
+    paths = files(info.directory, "train")
     buffer = min(shuffle_buffer, info.train_examples)
 
     def one_pass(epoch: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
         # Dataset.shuffle mixes in the seed of tf.random.set_seed, which this function's
         # graph has inherited: the stream shall not depend on it.
+        # tf.data's debug mode, which runs functions eagerly, is not supported.
         tf.compat.v1.get_default_graph().seed = 1
         seed = key(Purpose.FILES, schedule.seed, epoch, number)
-        names = tf.random.experimental.stateless_shuffle(files, seed)
+        names = tf.random.experimental.stateless_shuffle(paths, seed)
         names = tf.data.Dataset.from_tensor_slices(names)
-        if len(files) >= share.pipelines:
+        # Unequal shares would repeat some examples in an epoch, and omit as many.
+        if len(paths) % share.pipelines == 0:
             records = _records(names.shard(share.pipelines, share.pipeline))
         else:
             records = _records(names).shard(share.pipelines, share.pipeline)
@@ -80,6 +83,8 @@ def training(
         return tf.image.stateless_random_flip_left_right(image, seed), label
 
     epochs = tf.data.Dataset.range(schedule.first_epoch, schedule.epochs)
+    # Each epoch starts by filling its buffer. An interleave would have read ahead, but
+    # it holds the buffers of the next two epochs all the time, each of about 1.8 GB.
     examples = epochs.flat_map(one_epoch).map(
         example, tf.data.AUTOTUNE, deterministic=True
     )
@@ -101,8 +106,9 @@ def evaluation(info: DataInfo, steps: int, share: Share) -> tf.data.Dataset:
         weight = tf.cast(position < info.eval_examples, tf.float32)
         return *_example(info, *record, central_window), weight
 
-    files = tf.data.Dataset.from_tensor_slices(_files(info, eval_split(info)))
-    records = _records(files).repeat().take(steps * share.pipelines * share.size)
+    paths = files(info.directory, eval_split(info))
+    records = _records(tf.data.Dataset.from_tensor_slices(paths))
+    records = records.repeat().take(steps * share.pipelines * share.size)
     examples = (
         records.enumerate()
         .filter(mine)
@@ -144,8 +150,13 @@ def _example(
     name, label = features["file_name"], features["label"]
     readable = tf.debugging.Assert(
         tf.size(pixels) > 0,
-        [f"{info.name}: this JPEG cannot be decoded:", name, "label", label, file],
+        [
+            f"{info.name}: this JPEG cannot be decoded; remove {info.directory} and "
+            "prepare the data set again:",
+            *(name, "label", label, file),
+        ],
     )
+    # Before it is resized: an image without pixels is an error there, without a name.
     with tf.control_dependencies([readable]):
         pixels = tf.identity(pixels)
     image = tf.image.resize(pixels, info.image_shape[:2])
@@ -170,17 +181,13 @@ def _decoded(jpeg: tf.Tensor, window: Window) -> tf.Tensor:
     return readable.concatenate(nothing).take(1).get_single_element()
 
 
-def _files(info: DataInfo, split: str) -> list[str]:
-    return [str(path) for path in builder(info.directory).info.splits[split].filepaths]
-
-
-def _records(files: tf.data.Dataset) -> tf.data.Dataset:
+def _records(paths: tf.data.Dataset) -> tf.data.Dataset:
     """Returns (file, record) of all examples; the order follows from the files'."""
 
     def of_file(file: tf.Tensor) -> tf.data.Dataset:
         return tf.data.TFRecordDataset(file).map(lambda record: (file, record))
 
-    return files.interleave(
+    return paths.interleave(
         of_file,
         cycle_length=FILES_AT_ONCE,
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -189,7 +196,12 @@ def _records(files: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _batches(examples: tf.data.Dataset, steps: int, share: Share) -> tf.data.Dataset:
-    batches = examples.batch(share.batch, drop_remainder=True)
+    batches = examples.batch(
+        share.batch,
+        drop_remainder=True,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
     batches = batches.apply(
         tf.data.experimental.assert_cardinality(steps * share.replicas)
     )

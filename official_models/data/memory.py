@@ -95,6 +95,17 @@ def crop_and_flip(
         left: The first column likewise.
         flip: Whether each crop is mirrored, left to right.
         padding: The rows and columns of black on each side.
+
+    Examples:
+        >>> images = tf.reshape(tf.range(1, 5), [1, 2, 2, 1])
+        >>> print(images[0, :, :, 0].numpy())
+        [[1 2]
+         [3 4]]
+        >>> down, mirrored = tf.constant([0]), tf.constant([True])
+        >>> cropped = crop_and_flip(images, down, tf.constant([1]), mirrored, padding=1)
+        >>> print(cropped[0, :, :, 0].numpy())
+        [[0 0]
+         [2 1]]
     """
     count, height, width, channels = images.shape
     sides = [padding, padding]

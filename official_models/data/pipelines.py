@@ -87,7 +87,11 @@ def evaluation(
 
 
 def evaluation_steps(info: DataInfo, global_batch: int) -> int:
-    """Returns the number of global batches in an evaluation."""
+    """Returns the number of global batches in an evaluation: the last is filled up.
+
+    Examples:
+        See `official_models.data.DataInfo`.
+    """
     return -(-info.eval_examples // global_batch)
 
 

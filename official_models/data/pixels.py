@@ -15,6 +15,12 @@ def normalised(
 
     The constants are given the shape of an image, for TensorFlow broadcasts over three
     channels several times more slowly than over a batch.
+
+    Examples:
+        >>> print(normalised(tf.constant([[[0], [255]]]), mean=[0.5], std=[0.25]))
+        tf.Tensor(
+        [[[-2.]
+          [ 2.]]], shape=(1, 2, 1), dtype=float32)
     """
     shape = images.shape[-3:]
     scale = 1 / (255 * np.asarray(std))

@@ -13,6 +13,9 @@ _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # Planes, blocks.
 def resnet50(blocks: Blocks, images: Any, classes: int) -> Any:
     """Returns the logits of ResNet-50 v1.5: the 3x3 convolutions have the strides.
 
+    The last batch norm of each block starts with a gamma of 1, like all others (not of
+    0, as in Goyal et al.).
+
     Args:
         blocks: makes the layers.
         images: symbolic tensor of shape `(batch, height, width, channels)`.

@@ -48,6 +48,9 @@ def bottleneck(blocks: Blocks, images: Any, classes: int, *, depth: int) -> Any:
     A stage has `(depth - 2) / 6` of them, as if they were basic ones. (Each has three
     convolutions, so the network is deeper than its name says.)
 
+    `models.build` offers depths 44, 56 and 110 of it: as far as the authors' published
+    code is known, it takes bottlenecks from depth 44 on, and basic blocks below.
+
     Args:
         blocks: makes the layers.
         images: symbolic tensor of shape `(batch, height, width, channels)`.

@@ -1,20 +1,8 @@
-"""Multiply-accumulates of one forward pass: of the dense kernels, and of the sparse.
+"""`count_macs`: multiply-accumulates of a forward pass, with and without the zeros.
 
 A kernel's weight takes part in one product for each position at which its layer applies
 the kernel: the pixels of a convolution's output, the steps of a sequence that a dense
 layer maps. Where the weight is zero, a sparse product would be skipped.
-
-Example:
-
-    >>> import keras
-    >>> from official_models import macs, models
-    >>> counted = macs.count(models.build("resnet20", keras, classes=10))
-    >>> counted.dense, counted.not_counted
-    (40813184, ())
-    >>> model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(5, name="d")])
-    >>> _ = model.layers[0].kernel.assign(keras.ops.eye(100, 5))
-    >>> macs.count(model).layers["d"]
-    LayerMacs(dense=500, sparse=5)
 """
 
 from __future__ import annotations
@@ -26,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import dpf_tf
+from dpf_tf import keras_api
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 # The kernel is applied at every position of the output ...
 _AT_OUTPUT = {
@@ -91,7 +80,7 @@ class Macs:
         return sum(layer.sparse for layer in self.layers.values())
 
 
-def count(model: Any) -> Macs:
+def count_macs(model: Any) -> Macs:
     """Counts the multiply-accumulates of one forward pass for one example.
 
     Convolutions (strided, dilated, grouped, depthwise, separable, transposed) and dense
@@ -110,7 +99,22 @@ def count(model: Any) -> Macs:
 
     Raises:
         ValueError: if the model is neither functional nor sequential, if it is not
-            built or its input size is not fixed, or if it is not stripped.
+            built or its input size (or that of a nested model) is not fixed, or if it
+            is not stripped.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> model = keras.Sequential(
+        ...     [keras.Input((100,)), keras.layers.Dense(5, name="classes")]
+        ... )
+        >>> _ = model.layers[0].kernel.assign(keras.ops.eye(100, 5))
+        >>> counted = dpf_tf.count_macs(model)
+        >>> counted.dense, counted.sparse
+        (500, 5)
+        >>> counted.layers["classes"]
+        LayerMacs(dense=500, sparse=5)
     """
     calls_of_layers = _calls(model)
     if calls_of_layers is None:
@@ -120,11 +124,11 @@ def count(model: Any) -> Macs:
         )
     layers: dict[str, LayerMacs] = {}
     not_counted: list[str] = []
-    for path, layer, calls in _leaves(model, calls_of_layers):
-        if isinstance(layer, dpf_tf.PruneLowMagnitudeDPF):
+    for path, layer, calls, tensors in _leaves(model, calls_of_layers):
+        if isinstance(layer, PruneLowMagnitudeDPF):
             raise ValueError(
                 f"The layer '{path}' is wrapped for pruning. Count the plain model: "
-                "`count(dpf_tf.strip_pruning(model))`."
+                "`dpf_tf.count_macs(dpf_tf.strip_pruning(model))`."
             )
         kind = _kind(layer)
         kernels = [np.asarray(w) for w in layer.weights if len(w.shape) > 1]
@@ -132,11 +136,13 @@ def count(model: Any) -> Macs:
             continue
         if kind not in _AT_OUTPUT | _AT_INPUT:
             not_counted.append(f"{path} ({type(layer).__name__})")
+        elif tensors is None:  # It feeds a loss alone (tf_keras's `add_loss`).
+            not_counted.append(f"{path} ({kind}, not before an output)")
         elif calls > 1:
-            # Only the sizes of its first call are known.
+            # The sizes of one call only are looked up.
             not_counted.append(f"{path} ({kind}, called {calls} times)")
         else:
-            positions = _positions(layer, kind, path)
+            positions = _positions(layer, tensors, path)
             layers[path] = LayerMacs(
                 positions * sum(kernel.size for kernel in kernels),
                 positions * sum(int(np.count_nonzero(kernel)) for kernel in kernels),
@@ -146,13 +152,14 @@ def count(model: Any) -> Macs:
 
 def _leaves(
     model: Any, calls: dict[str, int], prefix: str = "", times: int = 1
-) -> Iterator[tuple[str, Any, int]]:
-    """Yields path, layer and number of calls; nested models are entered."""
+) -> Iterator[tuple[str, Any, int, Any]]:
+    """Yields path, layer, number of calls and tensors; enters nested models."""
+    tensors = _tensors(model)
     for layer in model.layers:
         path, total = prefix + layer.name, times * calls[layer.name]
         inner = _calls(layer)
         if inner is None:
-            yield path, layer, total
+            yield path, layer, total, tensors.get(layer.name)
         else:
             yield from _leaves(layer, inner, f"{path}/", total)
 
@@ -179,17 +186,39 @@ def _kind(layer: Any) -> str:
     return cls.__name__ if own else ""
 
 
-def _positions(layer: Any, kind: str, path: str) -> int:
+def _tensors(model: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns an input and an output of each layer's call in this very model.
+
+    (A layer's `output` is that of its first call, which may be in another model.)
+    """
+    api = keras_api.of(model)
+    found = {}
+    seen = {id(tensor) for tensor in model.inputs}
+    ahead = list(model.outputs)
+    while ahead:
+        output = ahead.pop()
+        if id(output) not in seen:
+            seen.add(id(output))
+            layer, inputs = api.producer(output)
+            found[layer.name] = (inputs[0] if inputs else None, output)
+            ahead += inputs
+    return found
+
+
+def _positions(layer: Any, tensors: tuple[Any, Any], path: str) -> int:
     """Returns at how many positions of one example a layer applies its kernels."""
-    shape = (layer.input if kind in _AT_INPUT else layer.output).shape
+    shape = tensors[0 if _kind(layer) in _AT_INPUT else 1].shape
     # Without the batch and the channels.
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         sizes = shape[2:]
     else:
         sizes = shape[1:-1]
     if None in sizes:
+        nested = path.rpartition("/")[0]
+        # Its layers know the sizes of its own input, not of what it is called with.
+        built = f"the nested model '{nested}', too," if nested else "the model"
         raise ValueError(
-            f"At layer '{path}' the size is not known: {tuple(shape)}. Build the model "
+            f"At layer '{path}' the size is not known: {tuple(shape)}. Build {built} "
             "with a fixed input size."
         )
     return math.prod(sizes)
