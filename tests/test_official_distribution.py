@@ -103,9 +103,13 @@ def test_one_worker_leaves_files_for_all(trained, strategy, keras):
 
 
 @contextlib.contextmanager
-def workers(*arguments):
-    """Two workers, which do not outlive the test."""
-    started = [start_python(*arguments, TF_CONFIG=config) for config in cluster(2)]
+def workers(*places, asked):
+    """Two workers, each with what is asked of it; they do not outlive the test."""
+    arguments = [TRAINING, "multi_worker_mirrored", "tf_keras", *places]
+    started = [
+        start_python(*arguments, json.dumps(changes), TF_CONFIG=config)
+        for config, changes in zip(cluster(2), asked, strict=True)
+    ]
     try:
         yield started
     finally:
@@ -118,11 +122,10 @@ def workers(*arguments):
 def test_after_a_worker_is_killed_the_others_end_and_a_restart_resumes(
     trained, tmp_path
 ):
-    asked = json.dumps({"epochs": 3, "steps_per_epoch": 60})
+    asked = [{"epochs": 3, "steps_per_epoch": 60}] * 2
     places = trained.data_dir, tmp_path
-    arguments = [TRAINING, "multi_worker_mirrored", "tf_keras", *places, asked]
     saved = tmp_path / "dpf" / "checkpoints" / "training" / "checkpoint"
-    with workers(*arguments) as (chief, other):
+    with workers(*places, asked=asked) as (chief, other):
         deadline = time.monotonic() + 240
         while not saved.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -133,9 +136,19 @@ def test_after_a_worker_is_killed_the_others_end_and_a_restart_resumes(
         assert chief.returncode > 0
         assert "Error" in errors
     assert not (tmp_path / "dpf" / "summary.json").exists()
-    with workers(*arguments) as restarted:
+    with workers(*places, asked=asked) as restarted:
         reports = [result_of(worker) for worker in restarted]
     log = (tmp_path / "dpf" / "log.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in log] == ["0", "1", "2"]
     assert reports[0]["masks"] == reports[1]["masks"]
     assert reports[0]["pruned"] == [round(0.9 * reports[0]["weights"][0])]
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_agree_all_end_and_say_so(trained, tmp_path):
+    asked = [{"sparsity": 0.9}, {"sparsity": 0.8}]
+    with workers(trained.data_dir, tmp_path, asked=asked) as started:
+        for worker in started:
+            _, errors = worker.communicate(timeout=240)
+            assert worker.returncode > 0
+            assert "InputError: The workers do not agree" in errors
