@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import statistics
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -164,6 +165,57 @@ def input_pipeline() -> list[str]:
     ]
 
 
+def training() -> list[str]:
+    """Returns what the trainings came to whose results are kept, and their commands."""
+    folder = ROOT / "benchmarks" / "results" / "training"
+    records = [_load(f"training/{path.stem}") for path in sorted(folder.glob("*.json"))]
+    rows, lines = [], []
+    for record in records:
+        summary, epochs = record["summary"], record["epochs"]
+        last, recipe = summary["last"], summary["recipe"]
+        pruned = last.get("pruned", {"sparsity": 0.0})
+        seconds = statistics.median(epochs["seconds"])
+        images = summary["steps_per_epoch"] * recipe["batch_size"]
+        rows.append(
+            [
+                f"{recipe['model']}, {summary['options']['method']}",
+                recipe["data"],
+                f"{recipe['epochs']} x {summary['steps_per_epoch']}",
+                f"{last['top1']:.2%}",
+                f"{pruned['sparsity']:.2%}",
+                f"{last['sparsity']:.2%}",
+                f"{last['kept']:,} of {last['weights']:,}",
+                f"{last['macs_sparse'] / 1e6:,.1f} of {last['macs_dense'] / 1e6:,.1f}",
+                f"{images / seconds:,.0f}",
+            ]
+        )
+        note = f" {record['note']}" if record["note"] else ""
+        lines += ["", f"`{summary['command']}`, {summary['date'][:10]}.{note}"]
+    machine, versions = records[0]["machine"], summary["versions"]
+    return [
+        *_head(
+            [
+                "training",
+                "data",
+                "epochs x steps",
+                "test top-1, last model",
+                "sparsity, pruned kernels",
+                "whole model",
+                "weights kept",
+                "MACs kept, millions",
+                "images/s",
+            ]
+        ),
+        *(_row(row) for row in rows),
+        "",
+        "Images per second are those of a median epoch, its validation and all else "
+        f"included. {machine['cores']} cores of an {machine['cpu']}, TensorFlow "
+        f"{versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
+        f"{versions['tf_keras']}. The commands:",
+        *lines,
+    ]
+
+
 def _load(name: str) -> dict[str, Any]:
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -193,6 +245,7 @@ TABLES = {
     "mask_update": mask_update,
     "recipe_hours": recipe_hours,
     "input_pipeline": input_pipeline,
+    "training": training,
 }
 
 

@@ -131,7 +131,7 @@ def count_macs(model: Any) -> Macs:
                 "`dpf_tf.count_macs(dpf_tf.strip_pruning(model))`."
             )
         kind = _kind(layer)
-        kernels = [np.asarray(w) for w in layer.weights if len(w.shape) > 1]
+        kernels = [w.numpy() for w in layer.weights if len(w.shape) > 1]
         if kind in _NO_KERNEL or not (kernels or kind in _PRODUCTS_WITHOUT_KERNEL):
             continue
         if kind not in _AT_OUTPUT | _AT_INPUT:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
 import pathlib
@@ -22,6 +21,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from official_models.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # On Windows: folders are not locked there.
+    fcntl = None
 
 
 class RunFolder:
@@ -72,7 +76,8 @@ class RunFolder:
         self._own.mkdir(parents=True, exist_ok=True)
         with (self._own / "lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(
                     f"Another process trains in {str(self.path)!r}. Wait for its end, "

@@ -113,6 +113,7 @@ class Training:
             finished = self.folder.summary()
             if finished is not None:
                 self.tell(f"The training in {self.folder.path} is finished.")
+                self.folder.clean()
                 return finished if self.chief else {}
             return self.train()
 
