@@ -121,9 +121,14 @@ def _tpu(tpu: str) -> Any:
     return tf.distribute.TPUStrategy(resolver)
 
 
+def is_multi_worker(strategy: Any) -> bool:
+    """Whether the strategy is that of several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def worker(strategy: Any) -> int:
     """Returns the number of this process among the workers; 0 writes the files."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not is_multi_worker(strategy):
         return 0
     resolver = strategy.cluster_resolver
     chiefs = resolver.cluster_spec().as_dict().get("chief", [])
@@ -139,7 +144,7 @@ def agree(strategy: Any, numbers: list[int]) -> bool:
         strategy: the strategy of the training.
         numbers: from 0 to 2**63 - 1.
     """
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not is_multi_worker(strategy):
         return True
     row = tf.constant([numbers], tf.int64)
     rows = strategy.gather(strategy.run(lambda: row), axis=0).numpy()
@@ -157,8 +162,7 @@ def refuse_what_keras_cannot(
     """
     replicas = strategy.num_replicas_in_sync
     keras_3 = keras.__name__ == "keras"
-    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    if keras_3 and multi_worker:
+    if keras_3 and is_multi_worker(strategy):
         raise InputError(_KERAS_3_ALONE)
     if keras_3 and replicas > 1 and steps_per_execution > 1:
         raise InputError(

@@ -194,6 +194,9 @@ class Training:
                 jit_compile=options.jit_compile,
             )
             interrupted = state.enter(stage)
+        if strategies.is_multi_worker(self.strategy):
+            # tf_keras would add up metrics that are the same in all workers.
+            self.model.distribute_reduction_method = "first"
         first = state.epochs
         if first >= epochs:
             return

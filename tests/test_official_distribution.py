@@ -4,6 +4,7 @@ Every strategy has a process of its own, which runs tests/official_training.py.
 """
 
 import contextlib
+import csv
 import functools
 import json
 import os
@@ -69,6 +70,17 @@ def test_weights_equal_those_of_one_replica_at_the_same_global_batch(
             np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
     # Momentum is among them, and large against that.
     assert max(np.abs(x).max() for x in expected.values() if x.ndim == 4) > 0.1
+
+
+@several
+def test_logs_are_those_of_one_replica(trained, strategy, keras):
+    logs = []
+    for name in "one_device", strategy:
+        with (trained(name, keras)[1] / "dpf" / "log.csv").open(newline="") as file:
+            logs.append(list(csv.DictReader(file)))
+    for expected, found in zip(*logs, strict=True):
+        for name in ("loss", "top1", "top5", "val_loss", "val_top1", "sparsity"):
+            assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-3)
 
 
 @several
