@@ -236,8 +236,13 @@ CASES = {
         lambda k, c: k.LSTM(4, return_sequences=True), (2, 3, 3),
         named={"mask": PADDING}, kernels=CELL,
     ),
+    # Apart: in a graph tf_keras draws the two, with one seed, in either order.
     "LSTM with dropout": Case(
-        lambda k, c: k.LSTM(4, dropout=0.4, recurrent_dropout=0.4, seed=3), (2, 3, 3),
+        lambda k, c: k.LSTM(4, dropout=0.4, seed=3), (2, 3, 3),
+        kernels=CELL, without=("tf_keras-jit",),
+    ),
+    "LSTM with recurrent dropout": Case(
+        lambda k, c: k.LSTM(4, recurrent_dropout=0.4, seed=3), (2, 3, 3),
         kernels=CELL, without=("tf_keras-jit",),
     ),
     "GRU": Case(lambda k, c: k.GRU(4), (2, 3, 3), kernels=CELL),
