@@ -236,14 +236,14 @@ CASES = {
         lambda k, c: k.LSTM(4, return_sequences=True), (2, 3, 3),
         named={"mask": PADDING}, kernels=CELL,
     ),
-    # Apart: in a graph tf_keras draws the two, with one seed, in either order.
     "LSTM with dropout": Case(
         lambda k, c: k.LSTM(4, dropout=0.4, seed=3), (2, 3, 3),
         kernels=CELL, without=("tf_keras-jit",),
     ),
+    # In a graph tf_keras draws the masks of the gates in any order, each time another.
     "LSTM with recurrent dropout": Case(
         lambda k, c: k.LSTM(4, recurrent_dropout=0.4, seed=3), (2, 3, 3),
-        kernels=CELL, without=("tf_keras-jit",),
+        kernels=CELL, without=("tf_keras-graph", "tf_keras-jit"),
     ),
     "GRU": Case(lambda k, c: k.GRU(4), (2, 3, 3), kernels=CELL),
     "GRU of padded steps": Case(
@@ -301,7 +301,7 @@ MODES = {
 
 def skip_where_dense_fails(keras, case, mode="eager"):
     if f"{keras.__name__}-{mode}" in case.without:
-        pytest.skip("the dense layer itself does not run so")
+        pytest.skip("the dense layer itself does not run so, or not twice alike")
     if keras.__name__ == case.refused:
         pytest.skip(f"{case.refused} cannot hold such a kernel: refused by name")
 
