@@ -137,7 +137,7 @@ def _short(value: float) -> str:
 
 def input_pipeline() -> list[str]:
     """Returns the images per second of each input pipeline by itself."""
-    record = _load("input_pipeline")
+    record, sources = _load("input_pipeline"), ("training", "evaluation")
     rows = [
         [
             f"`{name}`{', generated images' if r['generated_images'] else ''}",
@@ -145,7 +145,6 @@ def input_pipeline() -> list[str]:
             *(f"{r[kind]['images_per_second']:,.0f}" for kind in sources),
             *(f"{r[kind]['cpu_seconds_per_1000_images']:.3f}" for kind in sources),
         ]
-        for sources in [("training", "evaluation")]
         for name, r in record["results"].items()
     ]
     return [
@@ -191,7 +190,6 @@ def training() -> list[str]:
         )
         note = f" {record['note']}" if record["note"] else ""
         lines += ["", f"`{summary['command']}`, {summary['date'][:10]}.{note}"]
-    machine, versions = records[0]["machine"], summary["versions"]
     return [
         *_head(
             [
@@ -209,9 +207,7 @@ def training() -> list[str]:
         *(_row(row) for row in rows),
         "",
         "Images per second are those of a median epoch, its validation and all else "
-        f"included. {machine['cores']} cores of an {machine['cpu']}, TensorFlow "
-        f"{versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
-        f"{versions['tf_keras']}. The commands:",
+        f"included. {_where(records[0])}. The commands:",
         *lines,
     ]
 
@@ -223,12 +219,17 @@ def _load(name: str) -> dict[str, Any]:
 
 def _made(record: dict[str, Any]) -> str:
     """Returns the sentence that says how and where a file was made."""
-    machine, versions = record["machine"], record["versions"]
     command = re.sub(r" --out=\S+", "", record["command"])
+    return f"`{command}`, {record['date'][:10]}, {_where(record)}."
+
+
+def _where(record: dict[str, Any]) -> str:
+    """Returns the machine and the versions that a file was made with."""
+    machine, versions = record["machine"], record["versions"]
     return (
-        f"`{command}`, {record['date'][:10]}, {machine['cores']} cores of an "
-        f"{machine['cpu']}, TensorFlow {versions['tensorflow']}, Keras "
-        f"{versions['keras']}, tf_keras {versions['tf_keras']}."
+        f"{machine['cores']} cores of an {machine['cpu']}, TensorFlow "
+        f"{versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
+        f"{versions['tf_keras']}"
     )
 
 

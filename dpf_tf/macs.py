@@ -142,7 +142,8 @@ def count_macs(model: Any) -> Macs:
             # The sizes of one call only are looked up.
             not_counted.append(f"{path} ({kind}, called {calls} times)")
         else:
-            positions = _positions(layer, tensors, path)
+            tensor = tensors[0 if kind in _AT_INPUT else 1]
+            positions = _positions(layer, tensor.shape, path)
             layers[path] = LayerMacs(
                 positions * sum(kernel.size for kernel in kernels),
                 positions * sum(int(np.count_nonzero(kernel)) for kernel in kernels),
@@ -205,9 +206,8 @@ def _tensors(model: Any) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _positions(layer: Any, tensors: tuple[Any, Any], path: str) -> int:
+def _positions(layer: Any, shape: tuple[int | None, ...], path: str) -> int:
     """Returns at how many positions of one example a layer applies its kernels."""
-    shape = tensors[0 if _kind(layer) in _AT_INPUT else 1].shape
     # Without the batch and the channels.
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         sizes = shape[2:]

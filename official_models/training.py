@@ -286,10 +286,15 @@ class Training:
             results["best"] = self.keep("best_")
             results["best"]["epoch"] = state.best_epoch + 1
         self.folder.clean()
-        if not self.chief:
-            strategies.agree(self.strategy, [0])  # Waits for the chief.
-            return {}
-        summary = {
+        summary = self.summary(results) if self.chief else {}
+        if self.chief:
+            self.folder.finish(summary)
+        strategies.agree(self.strategy, [0])  # The others wait for the chief.
+        return summary
+
+    def summary(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns what `summary.json` says: what was trained, how, and the results."""
+        return {
             "recipe": dataclasses.asdict(self.recipe),
             "options": dataclasses.asdict(self.options),
             "strategy": type(self.strategy).__name__,
@@ -301,9 +306,6 @@ class Training:
             "versions": summaries.versions(),
             **results,
         }
-        self.folder.finish(summary)
-        strategies.agree(self.strategy, [0])
-        return summary
 
     def keep(self, prefix: str) -> dict[str, Any]:
         """Saves a model as a plain one in float32, and returns what it is worth."""
