@@ -39,7 +39,9 @@ def write(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
     }
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(header | result, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")  # So that no half a file is ever there.
+    partial.write_text(json.dumps(header | result, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def command() -> str:

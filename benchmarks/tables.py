@@ -7,11 +7,16 @@ writes them anew, between `<!-- table: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import re
 import statistics
+from collections.abc import Collection
 from typing import Any
+
+from benchmarks import comparison
+from benchmarks.budgets import SCHEMES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -212,6 +217,42 @@ def training() -> list[str]:
     ]
 
 
+def compare(data: str, budget: str, arms: Collection[str] | None = None) -> list[str]:
+    """Returns the accuracies of a comparison, of all arms or some; best ones first.
+
+    Raises:
+        FileNotFoundError: if there is no result.
+    """
+    records = [
+        record
+        for record in comparison.records(data, budget)
+        if arms is None or record["arm"] in arms
+    ]
+    if not records:
+        raise FileNotFoundError(
+            f"There is no result of --data={data} --budget={budget} in "
+            f"{comparison.RESULTS}. Run `python -m benchmarks.compare` first."
+        )
+    scores = comparison.scores(records)
+    sparsities = sorted({sparsity for cells in scores.values() for sparsity in cells})
+    first, last = (pick(records, key=lambda r: r["date"]) for pick in (min, max))
+    return [
+        f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
+        "last epoch in percent, mean and standard deviation of the seeds, by sparsity "
+        "of the pruned kernels:",
+        "",
+        *_head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
+        *(
+            _row([arm, *(str(cells.get(sparsity, "")) for sparsity in sparsities)])
+            for arm, cells in scores.items()
+        ),
+        "",
+        f"`python -m benchmarks.compare --data={data} --budget={budget}`, "
+        f"{len(records)} trainings, {first['date'][:10]} to {last['date'][:10]}, "
+        f"{_where(last)}.",
+    ]
+
+
 def _load(name: str) -> dict[str, Any]:
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -247,6 +288,9 @@ TABLES = {
     "recipe_hours": recipe_hours,
     "input_pipeline": input_pipeline,
     "training": training,
+    "compare_fashion_mnist_short": functools.partial(
+        compare, "fashion_mnist", "short", SCHEMES
+    ),
 }
 
 

@@ -10,13 +10,20 @@ One training run yields a sparse model, and weights pruned too early can come ba
 Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 2020.
 """
 
+from dpf_tf import methods
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
 from dpf_tf.macs import count_macs
-from dpf_tf.model import freeze_masks, get_masks, prune_low_magnitude_dpf
+from dpf_tf.model import (
+    freeze_masks,
+    get_masks,
+    prune,
+    prune_low_magnitude_dpf,
+    set_masks,
+)
 from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
-from dpf_tf.schedules import ConstantSparsity, PolynomialDecay
+from dpf_tf.schedules import ConstantSparsity, OneShot, PolynomialDecay
 from dpf_tf.strip import strip_pruning
 from dpf_tf.updater import MaskUpdater
 from dpf_tf.version import __version__
@@ -25,6 +32,7 @@ from dpf_tf.wrapper import PruneLowMagnitudeDPF
 __all__ = [
     "ConstantSparsity",
     "MaskUpdater",
+    "OneShot",
     "PolynomialDecay",
     "PrunableLayer",
     "PruneLowMagnitudeDPF",
@@ -33,9 +41,12 @@ __all__ = [
     "count_macs",
     "freeze_masks",
     "get_masks",
+    "methods",
     "pointwise",
+    "prune",
     "prune_low_magnitude_dpf",
     "recalibrate_batch_norm",
+    "set_masks",
     "sparsity_report",
     "strip_pruning",
 ]

@@ -13,6 +13,7 @@ import tf_keras
 
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import batch_norm_layers, check_batches, recalibrate_batch_norm
+from dpf_tf.gradients import check_data
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import missed_target
 from dpf_tf.updater import MaskUpdater
@@ -34,6 +35,10 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         recalibrate_data: training batches on which batch norm is recalibrated before
             every validation inside `fit` (see `recalibrate_batch_norm`).
         recalibrate_steps: how many of these batches to use.
+        data: batches of training data, `(x, y)` or `(x, y, sample_weight)`, for methods
+            that look at the gradient: an iterable of which each mask update takes the
+            next one, beginning anew when a run is resumed; or a callable from the step
+            to a batch, with which a resumed run is exactly the one that was broken off.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -65,6 +70,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         settle: float = 0.05,
         recalibrate_data: Any = None,
         recalibrate_steps: int = 50,
+        data: Any = None,
     ) -> None:
         super().__init__()
         if isinstance(settle, bool) or not isinstance(settle, int | float):
@@ -95,15 +101,17 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             raise ValueError(
                 f"`recalibrate_steps` must be at least 1. Received: {recalibrate_steps}"
             )
+        check_data(data)
         self._settle = settle
         self._recalibrate_data = recalibrate_data
         self._recalibrate_steps = recalibrate_steps
+        self._data = data
         self._updater: MaskUpdater | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes charge of the masks."""
         _refuse_what_keras_cannot(self.model)
-        self._updater = MaskUpdater(self.model)
+        self._updater = MaskUpdater(self.model, data=self._data)
         # Each step is permitted by itself: a `fit` that is broken off leaves nothing.
         self._updater.release()
         if not hasattr(self.model.train_function, "refuses_without_masks"):
@@ -177,7 +185,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._bound = self._next = self._start = step
         total = self._total_steps(step)
         if total is not None:
-            self._updater.resolve(total)
+            epoch_steps = self.params["steps"] // self._accumulation()
+            self._updater.resolve(total, epoch_steps)
             if self._settle:
                 announced = self.params["steps"] * self.params["epochs"]
                 still = self._settle * (announced // self._accumulation())
@@ -238,8 +247,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     f"epoch of {steps}; with steps_per_execution={execution} the "
                     "masks can change only before batches 0, "
                     f"{execution}, {2 * execution}, ... of an epoch. Choose "
-                    "steps_per_execution so that it divides the schedule's frequency "
-                    "and the steps of an epoch."
+                    "steps_per_execution so that it divides the schedule's frequency, "
+                    "or OneShot's step, and the steps of an epoch."
                 )
 
     def _warn_of_short_training(self, total: int) -> None:

@@ -1,51 +1,97 @@
 """The feedback: a layer computes with the pruned kernel, the dense kernel learns.
 
-In the forward pass the kernel is `mask * kernel`. In the backward pass the gradient
-that arrives at the pruned kernel is handed to the dense one unchanged, so a pruned
-weight keeps moving and can come back at a later mask update.
+In the forward pass the kernel is a pruned value, such as `mask * kernel`. In the
+backward pass the gradient that arrives there is handed to the dense kernel: unchanged,
+in dynamic pruning with feedback, so that a pruned weight keeps moving and can come back
+at a later mask update. Most schemes that DPF is compared with hand on less of it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+Backward = Callable[[tf.Tensor], tf.Tensor]
 
-@tf.custom_gradient
-def feedback(kernel: tf.Tensor, mask: tf.Tensor) -> Any:
-    """Returns the pruned kernel and passes its gradient to the dense one unmasked.
+# Of each thread: MirroredStrategy traces every replica in a thread of its own.
+_here = threading.local()
 
-    Forward, `where(mask, kernel, 0)`; backward, the identity. With `g` the gradient of
-    the loss at the pruned kernel, the optimizer steps the dense kernel by `g` itself.
-    That is the error feedback: the step starts from `kernel`, not from the pruned one.
+
+def substitute(kernel: tf.Tensor, value: tf.Tensor, backward: Backward) -> tf.Tensor:
+    """Returns `value`, and hands what `backward` makes of its gradient to `kernel`.
 
     Args:
         kernel: dense kernel, a floating-point tensor of any shape (not a variable).
-        mask: boolean tensor of the kernel's shape; `False` marks a pruned weight.
+        value: what to compute with, a tensor of the kernel's shape and dtype.
+        backward: from the gradient at `value` to the gradient of the kernel.
 
     Returns:
-        The pruned kernel: same shape and dtype, exact `+0.0` where the mask is `False`.
+        A tensor equal to `value`, whose gradient reaches `kernel` alone.
 
     Example:
 
         >>> import tensorflow as tf
-        >>> from dpf_tf.feedback import feedback
+        >>> from dpf_tf.feedback import substitute
         >>> w = tf.constant([2.0, -1.0])
         >>> with tf.GradientTape() as tape:
         ...     tape.watch(w)
-        ...     loss = tf.reduce_sum(3.0 * feedback(w, tf.constant([True, False])))
+        ...     loss = tf.reduce_sum(substitute(w, tf.sign(w), lambda g: 3.0 * g))
         >>> float(loss), tape.gradient(loss, w).numpy().tolist()
-        (6.0, [3.0, 3.0])
+        (0.0, [3.0, 3.0])
 
     References:
-        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, equation (4).
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, equation (4): the
+        gradient is evaluated at the pruned weights and applied to the dense ones.
+    """
+    value = tf.stop_gradient(value)
+
+    @tf.custom_gradient
+    def replaced(kernel: tf.Tensor) -> Any:
+        def hand_on(upstream: tf.Tensor) -> tf.Tensor:
+            # An embedding's gradient arrives as IndexedSlices.
+            return backward(tf.convert_to_tensor(upstream))
+
+        return tf.identity(value), hand_on
+
+    return replaced(kernel)
+
+
+@contextlib.contextmanager
+def probing(kernels: Sequence[Any], probes: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Hands the gradients of pruned kernels, as they are, to probes instead.
+
+    What else depends on a dense kernel, such as its regularizer, does not reach them.
+
+    Args:
+        kernels: dense variables.
+        probes: a tensor of the shape and dtype of each, whatever its values.
+    """
+    _here.probes = dict(zip(map(id, kernels), probes, strict=True))
+    try:
+        yield
+    finally:
+        _here.probes = {}
+
+
+def probe_of(kernel: Any) -> tf.Tensor | None:
+    """Returns what is handed the gradient of a kernel's pruned value, or `None`."""
+    return getattr(_here, "probes", {}).get(id(kernel))
+
+
+def masked(kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Returns a tensor with exact `+0.0` where the mask is `False`.
+
+    Example:
+
+        >>> import tensorflow as tf
+        >>> from dpf_tf.feedback import masked
+        >>> pruned = masked(tf.constant([2.0, -1.0]), tf.constant([True, False]))
+        >>> pruned.numpy().tolist()
+        [2.0, 0.0]
     """
     # `kernel * mask` would turn pruned negative weights into -0.0.
-    pruned = tf.where(mask, kernel, tf.zeros([], kernel.dtype))
-
-    def hand_to_dense(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        # An embedding's gradient arrives as IndexedSlices.
-        return tf.convert_to_tensor(upstream), None
-
-    return pruned, hand_to_dense
+    return tf.where(mask, kernel, tf.zeros([], kernel.dtype))

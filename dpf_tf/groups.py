@@ -14,12 +14,13 @@ from dpf_tf.settings import Settings
 
 
 class Group(NamedTuple):
-    """The kernels under one schedule and allocation, with their paths and masks."""
+    """The kernels under equal settings, with their paths, masks and states."""
 
     settings: Settings
     paths: list[str]
     kernels: list[Any]
     masks: list[Any]
+    states: list[dict[str, Any]]  # What the method keeps beside them.
 
     def pools(self, sparsity: float) -> list[allocation_lib.Pool]:
         """Returns which kernels are ranked together at a sparsity; how many stay."""
@@ -49,11 +50,12 @@ def collect(layers: list[tuple[str, Any]]) -> list[Group]:
             if group.settings == layer.settings:
                 break
         else:
-            group = Group(layer.settings, [], [], [])
+            group = Group(layer.settings, [], [], [], [])
             groups.append(group)
         group.paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
         group.kernels.extend(layer.kernels.values())
         group.masks.extend(layer.masks.values())
+        group.states.extend(layer.states.values())
     groups = [group for group in groups if group.kernels]
     for group in groups:
         allocation = group.settings.allocation

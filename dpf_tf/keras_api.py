@@ -163,9 +163,14 @@ class Keras3(_EitherKeras):
     module: types.ModuleType = keras
 
     @staticmethod
-    def mask_options() -> dict[str, Any]:
-        """Returns `add_weight`'s arguments that make a mask variable."""
-        return {"aggregation": "only_first_replica", "autocast": False, "dtype": "bool"}
+    def state_options(dtype: str) -> dict[str, Any]:
+        """Returns `add_weight`'s arguments that make a mask, or what goes with it."""
+        return {
+            "trainable": False,
+            "aggregation": "only_first_replica",
+            "autocast": False,
+            "dtype": dtype,
+        }
 
     @staticmethod
     def _stored(variable: Any) -> Any:
@@ -240,12 +245,13 @@ class TFKeras(_EitherKeras):
     module: types.ModuleType = tf_keras
 
     @staticmethod
-    def mask_options() -> dict[str, Any]:
-        """Returns `add_weight`'s arguments that make a mask variable."""
+    def state_options(dtype: str) -> dict[str, Any]:
+        """Returns `add_weight`'s arguments that make a mask, or what goes with it."""
         return {
+            "trainable": False,
             "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
             "experimental_autocast": False,
-            "dtype": tf.bool,
+            "dtype": dtype,
         }
 
     @staticmethod
@@ -263,8 +269,10 @@ class TFKeras(_EitherKeras):
     def in_construction() -> bool:
         """Tells whether a model is being made or saved, not run."""
         name = getattr(tf.compat.v1.get_default_graph(), "name", None) or ""
+        if name == "keras_graph" or name.endswith("_scratch_graph"):
+            return True
         # A SavedModel gets a function of every layer's call in training, too.
-        return name == "keras_graph" or "_layer_call_" in name
+        return "_layer_call_" in name
 
     @staticmethod
     def substituted(pruned: Pruned, prove: bool) -> _SwappedAttributes:
@@ -342,6 +350,10 @@ def numpy_view(tensor: Any) -> np.ndarray:
 def shared_tensor(array: np.ndarray) -> tf.Tensor:
     """Returns a tensor over an array's memory, which must not be written to any more.
 
-    `tf.convert_to_tensor` would copy it.
+    `tf.convert_to_tensor` would copy it. That is done where TensorFlow cannot share it:
+    its kernels want memory that begins at a multiple of 64 bytes.
     """
+    flags = array.flags
+    if array.ctypes.data % 64 or not (flags.c_contiguous and flags.writeable):
+        return tf.convert_to_tensor(array)
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

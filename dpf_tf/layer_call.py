@@ -58,7 +58,8 @@ def build(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     def symbolic(x: Any) -> Any:
         if isinstance(x, np.ndarray):  # Of which tf_keras's question would fail.
             return keras.Input(batch_shape=x.shape, dtype=x.dtype.name)
-        if keras.backend.is_keras_tensor(x) or not hasattr(x, "shape"):
+        # tf_keras's question fails of a bool, too.
+        if not hasattr(x, "shape") or keras.backend.is_keras_tensor(x):
             return x
         return keras.Input(batch_shape=tuple(x.shape), dtype=x.dtype)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import keras_api, prunable
+from dpf_tf import keras_api, methods, prunable
 from dpf_tf.graph import (
     check_layers,
     is_graph,
@@ -22,6 +22,8 @@ from dpf_tf.selection import Choice, Selection
 from dpf_tf.settings import Settings
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
+THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
+
 
 def prune_low_magnitude_dpf(
     model: Any,
@@ -30,6 +32,8 @@ def prune_low_magnitude_dpf(
     structure: str = "unstructured",
     layers: Choice = None,
     exclude: Choice = None,
+    *,
+    threshold: str = "hard",
 ) -> Any:
     """Makes a model, or layers, train by dynamic model pruning with feedback.
 
@@ -61,6 +65,9 @@ def prune_low_magnitude_dpf(
             convolution, dense, attention and recurrent kernel, except depthwise
             kernels, embeddings and the layers that make the model's outputs.
         exclude: what stays dense, in the same forms.
+        threshold: `"hard"` is the paper. With `"soft"` the layers compute with
+            `scale * sign(w) * max(|w| - threshold, 0)` (`dpf_tf.methods.ST3`), so that
+            a weight that comes back enters at zero.
 
     Returns:
         What was given, with its layers wrapped: a new, uncompiled model of the same
@@ -87,7 +94,70 @@ def prune_low_magnitude_dpf(
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020.
     """
-    settings = Settings.checked(pruning_schedule, allocation, structure)
+    if threshold not in THRESHOLDS:
+        raise ValueError(
+            f"`threshold` must be one of {', '.join(map(repr, THRESHOLDS))}. "
+            f"Received: {threshold!r}"
+        )
+    method = THRESHOLDS[threshold]()
+    return prune(
+        model,
+        pruning_schedule,
+        method,
+        allocation=allocation,
+        structure=structure,
+        layers=layers,
+        exclude=exclude,
+    )
+
+
+def prune(
+    model: Any,
+    pruning_schedule: Any,
+    method: Any = "dpf",
+    *,
+    allocation: Any = None,
+    structure: str = "unstructured",
+    layers: Choice = None,
+    exclude: Choice = None,
+    **options: Any,
+) -> Any:
+    """Makes a model, or layers, train by any of the pruning schemes.
+
+    As `prune_low_magnitude_dpf`, which is this with `method="dpf"`. The schemes share
+    the wrapper, the schedules, the allocations and the callback, so that they compare.
+
+    Args:
+        model: see `prune_low_magnitude_dpf`.
+        pruning_schedule: likewise. A bare target stands for the method's own schedule:
+            one mask at the start for SNIP, a constant sparsity for RigL.
+        method: a name of `dpf_tf.methods.METHODS`, or a `dpf_tf.methods.Method`.
+        allocation: see `prune_low_magnitude_dpf`; `None` is the method's own.
+        structure: see `prune_low_magnitude_dpf`.
+        layers: see `prune_low_magnitude_dpf`.
+        exclude: see `prune_low_magnitude_dpf`.
+        **options: of the method that is named; see its class.
+
+    Returns:
+        What was given, with its layers wrapped.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the method no such option.
+        ValueError: if the method is unknown, an option's value too, or they contradict
+            the schedule or the model.
+
+    Example:
+
+        >>> import keras
+        >>> import dpf_tf
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16),
+        ...                           keras.layers.Dense(2)])
+        >>> pruned = dpf_tf.prune(model, 0.9, method="rigl", share=0.2)
+        >>> pruned.layers[0].settings.method
+        RigL(share=0.2, seed=0)
+    """
+    method = methods.get(method, **options)
+    settings = Settings.checked(pruning_schedule, allocation, structure, method)
     selection = Selection(layers, exclude)
     if isinstance(model, list | tuple):
         return _prune_list(model, settings, selection)
@@ -176,6 +246,7 @@ def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any
         settings.schedule,
         allocation=settings.allocation,
         structure=settings.structure,
+        method=settings.method,
         kernels=None if default else [k.path for k in chosen],
     )
 
@@ -275,6 +346,78 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
         for path, layer in pruned_layers(model)
         for kernel, mask in layer.masks.items()
     }
+
+
+def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
+    """Gives a pruned model masks of one's own, such as those of another training.
+
+    With `freeze_masks` they are final, and `fit` trains under them: the lottery-ticket
+    experiment, for instance. Else the next update makes new ones. The dense weights
+    stay as they are.
+
+    Args:
+        model: a pruned model or wrapped layer whose kernels are made.
+        masks: as `get_masks` returns them: for each kernel's path a boolean array of
+            its shape, `False` where pruned.
+
+    Raises:
+        TypeError: if an array is not boolean.
+        ValueError: if nothing of the model is pruned, paths or shapes are not its, a
+            mask keeps no weight, or the method makes more than masks, as ST-3 does.
+
+    Example:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> import dpf_tf
+        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2, name="d"), 0.5)
+        >>> layer.build((None, 2))
+        >>> dpf_tf.set_masks(layer, {"d/kernel": np.eye(2, dtype=bool)})
+        >>> dpf_tf.freeze_masks(layer)
+        >>> dpf_tf.sparsity_report(layer)["pruned"]["sparsity"]
+        0.5
+
+    References:
+        Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Lin et al., 2020,
+        section 5, retrain DPF's masks.
+    """
+    layers = pruned_layers(model)
+    variables = {
+        f"{path}/{kernel}": mask
+        for path, layer in layers
+        for kernel, mask in layer.masks.items()
+    }
+    for _, layer in layers:
+        method = layer.settings.method
+        if type(method).forward is not methods.Method.forward:
+            raise ValueError(
+                f"{type(method).__name__} makes more than masks, and that would not "
+                "fit these. Prune with method='dpf' to train under given masks."
+            )
+    if variables.keys() != masks.keys():
+        odd = ", ".join(sorted(variables.keys() ^ masks.keys())[:8])
+        raise ValueError(
+            "`masks` needs an array for each pruned kernel, as `get_masks` returns "
+            f"them. On one side only: {odd}"
+        )
+    arrays = {path: np.asarray(mask) for path, mask in masks.items()}
+    for path, array in arrays.items():
+        if array.dtype != np.bool_:
+            raise TypeError(
+                f"A mask is boolean, `False` where pruned. Received for {path}: an "
+                f"array of {array.dtype}"
+            )
+        if array.shape != tuple(variables[path].shape):
+            raise ValueError(
+                f"The mask of {path} has shape {tuple(variables[path].shape)}. "
+                f"Received: {array.shape}"
+            )
+        if not array.any():
+            raise ValueError(
+                f"The mask of {path} keeps no weight: nothing would get through."
+            )
+    for path, array in arrays.items():
+        variables[path].assign(array)
 
 
 def freeze_masks(model: Any) -> None:

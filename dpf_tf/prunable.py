@@ -7,6 +7,7 @@ or named by the layer itself through `get_prunable_weights`. Composite layers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -295,3 +296,24 @@ def pointwise(layer: Any) -> bool:
     if _known_class(layer, _KERNELS) not in ("Conv1D", "Conv2D", "Conv3D"):
         return False
     return all(size == 1 for size in layer.kernel_size)
+
+
+def filter_axes(kernel: Kernel) -> tuple[int, ...]:
+    """Returns the axes that tell a kernel's output filters apart.
+
+    The last one, but in transposed convolutions; both channel axes of a depthwise
+    kernel; those of an einsum that its output has and its input has not.
+    """
+    name = _known_class(kernel.owner, _KERNELS) or ""
+    rank = len(kernel.variable.shape)
+    if name == "EinsumDense":
+        inputs, axes, outputs = re.split(",|->", kernel.owner.equation)
+        letters = axes.replace("...", "")
+        return tuple(
+            i for i, x in enumerate(letters) if x in outputs and x not in inputs
+        )
+    if name.endswith("Transpose"):
+        return (rank - 2,)
+    if kernel.kind == "depthwise" and name.startswith(("Depthwise", "Separable")):
+        return (rank - 2, rank - 1)
+    return (rank - 1,)

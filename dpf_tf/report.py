@@ -72,10 +72,11 @@ def sparsity_report(model: Any) -> SparsityReport:
         >>> report["skipped"][0]["reason"]
         "makes the model's output"
     """
-    kernels, masks = [], set()
+    kernels: list[dict[str, Any]] = []
+    own: set[int] = set()
     for path, layer in pruned_layers(model):
+        own.update(id(variable) for variable in layer.own_variables)
         for name, mask in layer.masks.items():
-            masks.add(id(mask))
             kernels.append(
                 {"path": f"{path}/{name}", "shape": list(mask.shape)}
                 | _counts(size([mask]), count_kept([mask]))
@@ -88,9 +89,7 @@ def sparsity_report(model: Any) -> SparsityReport:
     pruned = _total(kernels)
     for kernel in kernels:
         kernel["share"] = kernel["kept"] / pruned["kept"]
-    weights = sum(
-        math.prod(tuple(w.shape)) for w in model.weights if id(w) not in masks
-    )
+    weights = sum(math.prod(tuple(w.shape)) for w in model.weights if id(w) not in own)
     zeros = pruned["weights"] - pruned["kept"]
     return SparsityReport(
         kernels=kernels,

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import schedules
+from dpf_tf import methods, schedules
 
 STRUCTURES = ("unstructured",)
 
@@ -19,15 +19,22 @@ class Settings:
         schedule: a schedule of this package, or somebody else's in its form.
         allocation: how the sparsity is shared among the kernels.
         structure: what is pruned as one: `"unstructured"` is each weight by itself.
+        method: the pruning scheme.
     """
 
     schedule: Any
     allocation: Any
     structure: str
+    method: methods.Method
 
     @classmethod
-    def checked(cls, schedule: Any, allocation: Any, structure: Any) -> Settings:
+    def checked(
+        cls, schedule: Any, allocation: Any, structure: Any, method: Any
+    ) -> Settings:
         """Returns the settings that a user's arguments stand for.
+
+        Where the allocation is `None`, and the schedule a bare target, the method says
+        what they are.
 
         Raises:
             TypeError: if one has the wrong type.
@@ -37,8 +44,10 @@ class Settings:
             raise ValueError(
                 f"Unknown structure {structure!r}. Known: {', '.join(STRUCTURES)}"
             )
-        return cls(
-            schedules.as_schedule(schedule),
-            allocation_lib.validate(allocation),
-            structure,
+        method = methods.get(method)
+        schedule = schedules.as_schedule(schedule, method.schedule)
+        allocation = allocation_lib.validate(
+            method.allocation if allocation is None else allocation
         )
+        method.check(schedule, allocation)
+        return cls(schedule, allocation, structure, method)

@@ -154,8 +154,8 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
 
 def _fill(into: Any, model: Any, layers: list[tuple[str, Any]]) -> None:
     """Writes the weights of a pruned model into a plain one."""
-    masks = {id(mask) for _, layer in layers for mask in layer.masks.values()}
-    source = [v for v in model.variables if id(v) not in masks]
+    own = {id(v) for _, layer in layers for v in layer.own_variables}
+    source = [v for v in model.variables if id(v) not in own]
     ours = {id(v) for v in model.variables}
     if any(id(v) in ours for v in into.variables):
         raise ValueError(

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, threshold
+from dpf_tf.gradients import GradientPass
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
+from dpf_tf.methods import Method, Round
+from dpf_tf.momentum import is_built, momenta, optimizer_of
 from dpf_tf.settings import Settings
-from dpf_tf.threshold_xla import keep_largest_xla
 
 
 class MaskUpdate(NamedTuple):
@@ -45,10 +46,17 @@ class MaskUpdater:
         model: a pruned model or wrapped layer.
         total_steps: optimizer steps of the whole training. Needed only by schedules
             that are relative to it, such as a bare target sparsity.
+        epoch_steps: optimizer steps of an epoch, for schedules that are due once an
+            epoch.
+        optimizer: what trains the model, if it is not compiled with it. Needed only by
+            methods that look at the momentum, or clear it.
+        data: batches for methods that look at the gradient; see `PruningCallback`.
+        loss: `(model, batch) -> loss`, a scalar tensor, for these; by default the loss
+            that the model is compiled with.
 
     Raises:
-        TypeError: if `model` is no Keras model or layer.
-        ValueError: if nothing of it is pruned.
+        TypeError: if `model` is no Keras model or layer, or `data` no batches.
+        ValueError: if nothing of it is pruned, or a method lacks what it looks at.
 
     Example:
 
@@ -69,9 +77,20 @@ class MaskUpdater:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1.
     """
 
-    def __init__(self, model: Any, total_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        total_steps: int | None = None,
+        epoch_steps: int | None = None,
+        *,
+        optimizer: Any = None,
+        data: Any = None,
+        loss: Any = None,
+    ) -> None:
         self._model = model
-        self._missed = False  # An update was due before the kernels were made.
+        self._optimizer = optimizer
+        self._gradients = GradientPass(model, data, loss)
+        self._late: list[Any] = []  # Layers without kernels when an update was due.
         self._begun = False  # This object has made masks.
         self._last_change: int | None = None
         self._found: list[tuple[str, Any]] | None = None
@@ -80,8 +99,10 @@ class MaskUpdater:
         self._sparsity = 0.0
         for layer in self.layers:
             layer.watch(self)
-        if total_steps is not None:
-            self.resolve(total_steps)
+        if total_steps is not None or epoch_steps is not None:
+            self.resolve(total_steps, epoch_steps)
+        for settings in self.settings:
+            self._check_needs(settings.method)
         self.measure()
 
     def release(self) -> None:
@@ -89,15 +110,20 @@ class MaskUpdater:
         for layer in self.layers:
             layer.unwatch(self)
 
-    def resolve(self, total_steps: int) -> None:
+    def resolve(self, total_steps: int | None, epoch_steps: int | None = None) -> None:
         """Fills in what schedules leave to the length of the training, once."""
         for layer in self.layers:
-            layer.resolve_schedule(total_steps)
+            layer.resolve_schedule(total_steps, epoch_steps)
         self._groups = None
 
     def due(self, step: int) -> bool:
         """Tells whether masks are recomputed at `step`."""
         return self._missed or any(s.schedule(step)[0] for s in self.settings)
+
+    @property
+    def _missed(self) -> bool:
+        """Whether layers have been built since an update that they missed."""
+        return any(layer.built for layer in self._late)
 
     def update(self, step: int) -> MaskUpdate:
         """Recomputes the masks if they are due at `step`.
@@ -135,7 +161,9 @@ class MaskUpdater:
             for group in groups
             if self._missed or any(group.settings.schedule(t)[0] for t in steps)
         ]
-        self._missed = not groups
+        if due or not groups:
+            layers = movable(self._pruned_layers())
+            self._late = [layer for _, layer in layers if not layer.built]
         before = None if self._begun else count_kept([m for g in due for m in g.masks])
         updates = [self._update_group(group, step) for group in due]
         if before is not None and due:
@@ -206,33 +234,108 @@ class MaskUpdater:
 
     def _update_group(self, group: Group, step: int) -> tuple[int, int]:
         """Returns how many entries have changed, and how many weights are kept."""
-        schedule, allocation = group.settings.schedule, group.settings.allocation
-        _, sparsity = schedule(step)
-        read = keras_api.of(self._model).dense
-        kernels = [read(kernel) for kernel in group.kernels]
-        scales = allocation_lib.scales(
-            allocation,
-            [keras_api.numpy_view(k) for k in kernels]
-            if allocation == "global_normalized"
-            else [],
+        method, read = group.settings.method, keras_api.of(self._model).dense
+        round = Round(
+            step=step,
+            schedule=group.settings.schedule,
+            allocation=group.settings.allocation,
+            paths=group.paths,
+            kernels=[read(kernel) for kernel in group.kernels],
+            masks=[read(mask) for mask in group.masks],
+            states=[
+                {name: keras_api.numpy_view(read(v)) for name, v in state.items()}
+                for state in group.states
+            ],
+            gradients=lambda: self._gradients(step, group.kernels),
+            momenta=lambda: self._read_momenta(group, step),
         )
-        flips = kept = 0
-        for pool in group.pools(sparsity):
-            new = _largest(
-                [kernels[i] for i in pool.indices],
-                pool.keep,
-                [scales[i] for i in pool.indices] if scales else None,
-                [group.paths[i] for i in pool.indices],
+        new, old = method.masks(round), round.masks
+        if [(m.dtype, m.shape) for m in new] != [(m.dtype, m.shape) for m in old]:
+            raise ValueError(
+                f"{type(method).__name__}.masks must return a boolean array for each "
+                f"kernel, of its shape. Expected: {_described(old)}. "
+                f"Returned: {_described(new)}"
             )
-            masks = [group.masks[i] for i in pool.indices]
-            old = [keras_api.numpy_view(read(mask)) for mask in masks]
-            changed = threshold.count_flips(old, new)
-            if changed:
-                for mask, value in zip(masks, new, strict=True):
-                    mask.assign(keras_api.shared_tensor(value))
-            flips += changed
-            kept += pool.keep
-        return flips, kept
+        flips = threshold.count_flips(old, new)
+        self._restart(group, old, new, step)
+        for mask, before, value in zip(group.masks, old, new, strict=True):
+            if value is not before:
+                mask.assign(keras_api.shared_tensor(value))
+        for state, values in zip(group.states, round.states, strict=True):
+            for name, variable in state.items():
+                variable.assign(values[name])
+        return flips, sum(int(np.count_nonzero(mask)) for mask in new)
+
+    @property
+    def _trained_by(self) -> Any:
+        return optimizer_of(self._model, self._optimizer)
+
+    def _momenta(self, group: Group, step: int) -> list[list[Any]]:
+        """Returns the variables that hold the momentum of each kernel.
+
+        Raises:
+            ValueError: if the optimizer has made none as yet, though steps were made.
+        """
+        if step and not is_built(self._trained_by):
+            if self._optimizer is not None:
+                raise ValueError(
+                    f"At step {step} the optimizer has no variables as yet: momenta of "
+                    "a checkpoint would come too late. Call "
+                    "`optimizer.build(model.trainable_variables)` before this update."
+                )
+            with self._model.distribute_strategy.scope():
+                self._trained_by.build(self._model.trainable_variables)
+        return momenta(self._trained_by, group.kernels)
+
+    def _check_needs(self, method: Method) -> None:
+        name = type(method).__name__
+        if "gradients" in method.needs and not self._gradients.has_data:
+            raise ValueError(
+                f"{name} looks at the gradient on batches of training data, and has "
+                "been given none. Give `fit` a "
+                "`dpf_tf.PruningCallback(data=training_dataset)`; in a loop of your "
+                "own, make `dpf_tf.MaskUpdater(model, data=training_dataset)`."
+            )
+        if "momenta" not in method.needs | method.restarts:
+            return
+        if self._trained_by is None:
+            raise ValueError(
+                f"{name} looks at the optimizer's momentum, or clears it where weights "
+                "are pruned, and the model is not compiled with an optimizer. Give it: "
+                "`dpf_tf.MaskUpdater(model, optimizer=optimizer)`."
+            )
+        if "momenta" in method.needs and getattr(self._trained_by, "momentum", 1) == 0:
+            self._refuse_without_momentum(method)
+
+    def _read_momenta(self, group: Group, step: int) -> list[np.ndarray]:
+        read = keras_api.of(self._model).dense
+        found = self._momenta(group, step)
+        if not all(found):
+            self._refuse_without_momentum(group.settings.method)
+        return [keras_api.numpy_view(read(momentum)) for momentum, *_ in found]
+
+    def _refuse_without_momentum(self, method: Method) -> None:
+        raise ValueError(
+            f"{type(method).__name__} looks at the optimizer's momentum, and "
+            f"{type(self._trained_by).__name__} keeps none. Use SGD with "
+            "`momentum=0.9`, or Adam."
+        )
+
+    def _restart(self, group: Group, old: list[Any], new: list[Any], step: int) -> None:
+        """Sets to zero what a method wants to start anew, where a weight does."""
+        restarts = group.settings.method.restarts
+        variables: list[list[Any]] = [[] for _ in group.kernels]
+        if "weights" in restarts:
+            variables = [[kernel] for kernel in group.kernels]
+        if "momenta" in restarts:
+            found = self._momenta(group, step)
+            variables = [[*v, *m] for v, m in zip(variables, found, strict=True)]
+        read = keras_api.of(self._model).dense
+        for each, before, after in zip(variables, old, new, strict=True):
+            stays = before & after
+            if not stays.all():
+                for variable in each:
+                    variable.assign(tf.where(stays, read(variable), 0.0))
 
     def _warn_if_set_back(
         self, before: int, after: int, groups: list[Group], step: int
@@ -274,24 +377,5 @@ class MaskUpdater:
             )
 
 
-def _largest(
-    kernels: list[tf.Tensor], keep: int, scales: list[float] | None, names: list[str]
-) -> list[np.ndarray]:
-    if all(keras_api.on_cpu(kernel) for kernel in kernels):
-        views = [keras_api.numpy_view(kernel) for kernel in kernels]
-        return threshold.keep_largest(views, keep, scales=scales, names=names)
-    # On an accelerator the kernels stay where they are; only the masks come over.
-    masks, nans = _largest_on_device(
-        kernels,
-        tf.constant(keep),
-        None if scales is None else [tf.constant(scale) for scale in scales],
-    )
-    threshold.refuse_nan(nans.numpy(), names)
-    return [mask.numpy() for mask in masks]
-
-
-@tf.function(jit_compile=True)
-def _largest_on_device(
-    kernels: list[tf.Tensor], keep: tf.Tensor, scales: list[tf.Tensor] | None
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    return keep_largest_xla(kernels, keep, scales=scales)
+def _described(arrays: list[np.ndarray]) -> str:
+    return ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays)

@@ -1,11 +1,12 @@
 """`PruneLowMagnitudeDPF`: keeps dense kernels, computes with pruned ones.
 
-    dense kernel --(feedback: where(mask, kernel, 0))--> wrapped layer --> outputs
+    dense kernel --(forward: where(mask, kernel, 0))--> wrapped layer --> outputs
          ^                                                    |
-         +------------- gradient, unmasked <------------------+
+         +------- (backward: the gradient, unmasked) <--------+
 
-The wrapper owns one boolean mask variable per kernel. Everything else (weights, name,
-dtype policy, masking of padded steps, losses) stays with the layer that it wraps.
+Other schemes have another forward or backward. The wrapper owns one boolean mask
+variable per kernel, and what the scheme keeps beside it. Everything else (weights,
+name, dtype policy, masking of padded steps, losses) stays with the layer that it wraps.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import eligible, keras_api, layer_call, prunable, schedules
-from dpf_tf.feedback import feedback
+from dpf_tf import eligible, keras_api, layer_call, methods, prunable, schedules
+from dpf_tf.feedback import probe_of, substitute
 from dpf_tf.keras_api import Kernel
 from dpf_tf.settings import Settings
 
@@ -40,6 +41,8 @@ class _State:
     permitted: bool = False  # The next training step was prepared by `fit`'s callback.
     called: bool = False  # The layer was called to make its kernels.
     kernels: tuple[Kernel, ...] = ()
+    kept: tuple[str, ...] = ()  # What the method keeps for each kernel.
+    penalties: list[Any] = dataclasses.field(default_factory=list)  # Last added.
     proved: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -57,8 +60,9 @@ class PruneLowMagnitudeDPF:
         pruning_schedule: a target sparsity, a schedule of this package or of TFMOT, or
             a callable `step -> (should_prune, sparsity)`.
         allocation: how the sparsity is shared among the kernels of the model; see
-            `prune_low_magnitude_dpf`.
+            `prune_low_magnitude_dpf`. `None` leaves it to the method.
         structure: `"unstructured"`: single weights.
+        method: the pruning scheme, a name or a `dpf_tf.methods.Method`.
         kernels: paths, below the layer, of the kernels to prune, for instance
             `["pointwise_kernel"]`. `None` chooses all but depthwise kernels and
             embeddings, or these where the layer has no others.
@@ -112,8 +116,9 @@ class PruneLowMagnitudeDPF:
         layer: Any,
         pruning_schedule: Any,
         *,
-        allocation: Any = "global",
+        allocation: Any = None,
         structure: str = "unstructured",
+        method: Any = "dpf",
         kernels: list[str] | None = None,
         frozen: bool = False,
         **kwargs: Any,
@@ -128,7 +133,7 @@ class PruneLowMagnitudeDPF:
         self.supports_masking = layer.supports_masking
         # A model of tf_keras asks this before it resets states.
         self.stateful = getattr(layer, "stateful", False)
-        settings = Settings.checked(pruning_schedule, allocation, structure)
+        settings = Settings.checked(pruning_schedule, allocation, structure, method)
         self._state = _State(
             settings=settings,
             asked=settings,
@@ -167,16 +172,23 @@ class PruneLowMagnitudeDPF:
     def _make_masks(self) -> None:
         chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
         for kernel in chosen:
-            mask = self.add_weight(
-                name=_mask_name(kernel.path),
-                shape=tuple(kernel.variable.shape),
-                initializer="ones",
-                trainable=False,
-                **self._api.mask_options(),
-            )
-            # An attribute, not a list item: tf.train.Checkpoint would skip a list.
-            setattr(self, _mask_name(kernel.path), mask)
+            shape = tuple(kernel.variable.shape)
+            self._add_state(kernel.path, "mask", np.ones(shape, np.bool_))
+            state = self.settings.method.state(shape, prunable.filter_axes(kernel))
+            for name, value in state.items():
+                self._add_state(kernel.path, name, np.asarray(value, np.float32))
+            self._state.kept = tuple(state)
         self._state.kernels = tuple(chosen)
+
+    def _add_state(self, path: str, name: str, value: np.ndarray) -> None:
+        variable = self.add_weight(
+            name=_state_name(path, name),
+            shape=value.shape,
+            initializer=lambda shape, dtype=None: tf.constant(value),
+            **self._api.state_options(value.dtype.name),
+        )
+        # An attribute, not a list item: tf.train.Checkpoint would skip a list.
+        setattr(self, _state_name(path, name), variable)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its pruned kernels."""
@@ -209,17 +221,53 @@ class PruneLowMagnitudeDPF:
     def _check_call(self, pruned: Any, outputs: Any, training: Any) -> None:
         for loss in pruned.losses:
             self.add_loss(loss)
+        self._add_penalties()
         self._refuse_unused(pruned.unused(outputs))
         self._state.proved.add(_mode(training))
 
     def _pruned(self) -> list[tuple[Kernel, tf.Tensor]]:
-        dense = self._api.dense
-        return [
-            (kernel, feedback(dense(kernel.variable), tf.convert_to_tensor(mask)))
-            for kernel, mask in zip(
-                self._state.kernels, self.masks.values(), strict=True
+        return [(kernel, self._prune(kernel)) for kernel in self._state.kernels]
+
+    def _prune(self, kernel: Kernel) -> tf.Tensor:
+        method, read = self.settings.method, self._api.dense
+        dense = read(kernel.variable)
+        mask = read(getattr(self, _state_name(kernel.path, "mask")))
+        state = {
+            name: read(getattr(self, _state_name(kernel.path, name)))
+            for name in self._state.kept
+        }
+
+        pruned, probe = method.forward(dense, mask, state), probe_of(kernel.variable)
+        if probe is not None:
+            return substitute(probe, pruned, lambda upstream: upstream)
+
+        def backward(upstream: tf.Tensor) -> tf.Tensor:
+            return method.backward(upstream, dense, mask, state)
+
+        return substitute(dense, pruned, backward)
+
+    def _add_penalties(self) -> None:
+        """Adds what the method asks for beside the layer's losses, once a step.
+
+        A layer that is called several times in it has the losses of its first call.
+        """
+        state, read = self._state, self._api.dense
+        if type(state.settings.method).penalty is methods.Method.penalty:
+            return
+        if self._api.in_construction():  # tf_keras would keep it for good.
+            return
+        if any(loss is each for loss in self.losses for each in state.penalties):
+            return
+        found = [
+            self.settings.method.penalty(
+                read(kernel.variable),
+                read(getattr(self, _state_name(kernel.path, "mask"))),
             )
+            for kernel in state.kernels
         ]
+        state.penalties = [loss for loss in found if loss is not None]
+        for loss in state.penalties:
+            self.add_loss(loss)
 
     def _refuse_unused(self, unused: list[str]) -> None:
         if unused:
@@ -232,7 +280,7 @@ class PruneLowMagnitudeDPF:
 
     @property
     def settings(self) -> Settings:
-        """Schedule, allocation and structure; wrappers with equal ones share a pool."""
+        """Schedule, allocation, structure, method; equal ones share one pool."""
         return self._state.settings
 
     @property
@@ -243,7 +291,27 @@ class PruneLowMagnitudeDPF:
     @property
     def masks(self) -> dict[str, Any]:
         """The masks: path below the layer -> boolean variable, `False` is pruned."""
-        return {k.path: getattr(self, _mask_name(k.path)) for k in self._state.kernels}
+        return {
+            kernel.path: getattr(self, _state_name(kernel.path, "mask"))
+            for kernel in self._state.kernels
+        }
+
+    @property
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What the method keeps beside the masks: path -> name -> float32 variable."""
+        return {
+            kernel.path: {
+                name: getattr(self, _state_name(kernel.path, name))
+                for name in self._state.kept
+            }
+            for kernel in self._state.kernels
+        }
+
+    @property
+    def own_variables(self) -> list[Any]:
+        """The masks, and what the method keeps beside them."""
+        kept = [v for state in self.states.values() for v in state.values()]
+        return [*self.masks.values(), *kept]
 
     @property
     def masked_kernels(self) -> dict[str, tf.Tensor]:
@@ -293,9 +361,11 @@ class PruneLowMagnitudeDPF:
             "on with the present masks, call `dpf_tf.freeze_masks(model)`."
         )
 
-    def resolve_schedule(self, total_steps: int) -> None:
+    def resolve_schedule(
+        self, total_steps: int | None, epoch_steps: int | None
+    ) -> None:
         """Fills in what the schedule leaves to the length of the training."""
-        schedule = self.settings.schedule.resolve(total_steps)
+        schedule = self.settings.schedule.resolve(total_steps, epoch_steps)
         self._state.settings = dataclasses.replace(self.settings, schedule=schedule)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -318,6 +388,7 @@ class PruneLowMagnitudeDPF:
             pruning_schedule=schedules.serialize(self.settings.schedule, keras),
             allocation=self.settings.allocation,
             structure=self.settings.structure,
+            method=methods.serialize(self.settings.method, keras),
             kernels=self._kernel_paths(),
             frozen=self._state.frozen,
         )
@@ -334,6 +405,9 @@ class PruneLowMagnitudeDPF:
         config = dict(config)
         config["pruning_schedule"] = schedules.deserialize(
             config["pruning_schedule"], cls._api.module, custom_objects
+        )
+        config["method"] = methods.deserialize(
+            config.get("method", "dpf"), cls._api.module, custom_objects
         )
         if config["layer"].get("registered_name"):
             # tf_keras's wrappers cannot read a layer of one's own in this format.
@@ -357,8 +431,8 @@ def _mode(training: Any) -> str:
     return "symbolic" if tf.is_tensor(training) else str(bool(training))
 
 
-def _mask_name(path: str) -> str:
-    return path.replace("/", "_") + "_mask"
+def _state_name(path: str, name: str) -> str:
+    return f"{path.replace('/', '_')}_{name}"
 
 
 @functools.cache

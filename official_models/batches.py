@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +16,37 @@ def training(strategy: Any, info: data.DataInfo, **arguments: Any) -> Any:
     return strategy.distribute_datasets_from_function(
         lambda context: data.training(info, context=context, **arguments)
     )
+
+
+class OfStep:
+    """From a step to a batch of its own, the same one in a training that is resumed.
+
+    For methods that look at the gradient: drawn anew in every epoch, in another order
+    than the training's batches.
+    """
+
+    def __init__(
+        self, strategy: Any, info: data.DataInfo, batch: int, steps: int, seed: int
+    ) -> None:
+        self._make = functools.partial(
+            training,
+            strategy,
+            info,
+            global_batch=batch,
+            steps_per_epoch=steps,
+            seed=(seed + 1) % 2**31,
+        )
+        self._steps = steps
+        self._epoch: int | None = None
+        self._batches: Iterator[Any] = iter(())
+
+    def __call__(self, step: int) -> Any:
+        """Returns the next batch of the step's epoch."""
+        epoch = step // self._steps
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._batches = iter(self._make(first_epoch=epoch, epochs=epoch + 1))
+        return next(self._batches)
 
 
 def evaluation_steps(info: data.DataInfo, batch: int, execution: int) -> int:

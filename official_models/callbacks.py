@@ -16,6 +16,8 @@ import keras
 import tensorflow as tf
 import tf_keras
 
+import dpf_tf
+from official_models.mask_history import MaskHistory
 from official_models.state import TrainingState
 
 
@@ -35,11 +37,17 @@ class MaskLog(_Callback):
     Args:
         path: the CSV file, continued if it exists.
         steps_per_execution: how many steps lie between two looks at the masks.
+        history: where the masks themselves are kept, if they are.
     """
 
-    def __init__(self, path: pathlib.Path, steps_per_execution: int) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        steps_per_execution: int,
+        history: MaskHistory | None = None,
+    ) -> None:
         super().__init__()
-        self._path, self._execution = path, steps_per_execution
+        self._path, self._execution, self._history = path, steps_per_execution, history
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Writes a row if masks changed right before this execution."""
@@ -56,6 +64,8 @@ class MaskLog(_Callback):
             if new:
                 writer.writeheader()
             writer.writerow(row)
+        if self._history:
+            self._history.write(row["step"], dpf_tf.get_masks(self.model))
 
 
 class FrozenMasks(_Callback):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dpf_tf
+from official_models.errors import InputError
 from official_models.recipes import Recipe
+
+METHODS = ("dense", *dpf_tf.methods.METHODS)
 
 
 class Prepared(NamedTuple):
@@ -20,26 +25,87 @@ class Prepared(NamedTuple):
     callbacks: list[Any]
 
 
-def _dense(model: Any, recipe: Recipe, steps: int) -> Prepared:
-    """Nothing is pruned: the control."""
-    return Prepared(model, [])
+def get(name: str, options: tuple[str, ...] = ()) -> dpf_tf.methods.Method | None:
+    """Returns a method, or `None` for dense training.
+
+    Args:
+        name: one of `METHODS`.
+        options: of the method, as text: `("share=0.2", "seed=1")`.
+
+    Raises:
+        InputError: if the method has no such option, or not with this value.
+
+    Example:
+
+        >>> from official_models import methods
+        >>> methods.get("rigl", ("share=0.2",))
+        RigL(share=0.2, seed=0)
+    """
+    values = dict(_parsed(option) for option in options)
+    if name == "dense":
+        if values:
+            raise InputError(f"Dense training has no options. Received: {options}")
+        return None
+    try:
+        return dpf_tf.methods.get(name, **values)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error
 
 
-def _dpf(model: Any, recipe: Recipe, steps: int) -> Prepared:
-    """Dynamic model pruning with feedback (Lin et al., ICLR 2020)."""
-    end_step, period = max(1, round(recipe.ramp_end * steps)), recipe.mask_period
-    schedule = dpf_tf.PolynomialDecay(
-        final_sparsity=recipe.sparsity, end_step=end_step, frequency=period
+def schedule(
+    method: dpf_tf.methods.Method, recipe: Recipe, steps_per_epoch: int
+) -> Any:
+    """Returns a method's schedule for the target and the length of a recipe."""
+    steps = recipe.epochs * steps_per_epoch
+    found = method.schedule(recipe.sparsity)
+    fields = {field.name for field in dataclasses.fields(found)}
+    changes: dict[str, Any] = {}
+    if "end_step" in fields:
+        changes["end_step"] = max(1, round(recipe.ramp_end * steps))
+    if "frequency" in fields and recipe.mask_period is not None:
+        changes["frequency"] = recipe.mask_period
+    return dataclasses.replace(found, **changes).resolve(steps, steps_per_epoch)
+
+
+def prepare(
+    method: dpf_tf.methods.Method | None,
+    model: Any,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    data: Callable[[int], Any],
+) -> Prepared:
+    """Makes a model ready to be trained by a method.
+
+    Args:
+        method: of `get`.
+        model: dense.
+        recipe: of the training.
+        steps_per_epoch: its length.
+        data: from a step to a batch, for methods that look at the gradient.
+    """
+    if method is None:
+        return Prepared(model, [])
+    pruned = dpf_tf.prune(
+        model,
+        schedule(method, recipe, steps_per_epoch),
+        method,
+        allocation=recipe.allocation,
     )
-    pruned = dpf_tf.prune_low_magnitude_dpf(
-        model, schedule, allocation=recipe.allocation
-    )
-    return Prepared(pruned, [dpf_tf.PruningCallback(settle=recipe.settle)])
+    return Prepared(pruned, [dpf_tf.PruningCallback(settle=recipe.settle, data=data)])
 
 
-METHODS = {"dense": _dense, "dpf": _dpf}
-
-
-def prepare(method: str, model: Any, recipe: Recipe, steps: int) -> Prepared:
-    """Makes a model ready to be trained by a method, for `steps` in total."""
-    return METHODS[method](model, recipe, steps)
+def _parsed(option: str) -> tuple[str, Any]:
+    name, equals, text = option.partition("=")
+    if not (name and equals and text):
+        raise InputError(
+            "An option of a method is NAME=VALUE, such as share=0.2. "
+            f"Received: {option!r}"
+        )
+    if text in ("true", "false"):
+        return name, text == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            pass
+    return name, text

@@ -14,6 +14,10 @@ class Options:
         model_dir: the folder of the training; see `run_folder`.
         data_dir: where TFDS keeps its data; `None` for its own default.
         method: how the model is made sparse; see `methods`.
+        method_options: of the method, as `("share=0.2",)`.
+        masks_from: folder of a finished training whose masks are taken, for good;
+            `None` for masks of this training's own.
+        record_masks: whether the masks of every update are kept.
         keras: `"keras"` or `"tf_keras"`.
         seed: of the initial weights, the order of the data and its augmentation.
         steps_per_epoch: `None` for one pass over the data.
@@ -26,6 +30,9 @@ class Options:
     model_dir: str
     data_dir: str | None = None
     method: str = "dpf"
+    method_options: tuple[str, ...] = ()
+    masks_from: str | None = None
+    record_masks: bool = False
     keras: str = "keras"
     seed: int = 0
     steps_per_epoch: int | None = None

@@ -34,6 +34,7 @@ def _are_milestones(shares: tuple[float, ...]) -> bool:
     return bool(shares) and inside and sorted(set(shares)) == list(shares)
 
 
+_OPTIONAL = ("mask_period", "allocation")  # `None`: as the method has it.
 _AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
 _POSITIVE = (lambda value: 0 < value < math.inf, "above 0, and finite")
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "at least 0, and finite")
@@ -48,6 +49,7 @@ _RANGES = {
     "warmup_epochs": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
     "finetune_epochs": _NOT_NEGATIVE,
+    "recalibrate_steps": _NOT_NEGATIVE,
     "momentum": _BELOW_1,
     "label_smoothing": _BELOW_1,
     "sparsity": _BELOW_1,
@@ -95,15 +97,23 @@ class Recipe:
     ramp_end: float = _field(
         "When the ramp reaches the final sparsity, as a share of the training.", 0.75
     )
-    mask_period: int = _field("Steps between two mask updates.", 16)
-    allocation: str = _field(
-        "How the sparsity is shared: global, global_normalized, uniform or erk.",
-        "global",
+    mask_period: int | None = _field(
+        "Steps between two mask updates. Default: the method's own, 16 for DPF.", None
+    )
+    allocation: str | None = _field(
+        "How the sparsity is shared: global, global_normalized, uniform or erk. "
+        "Default: the method's own, global for DPF.",
+        None,
     )
     settle: float = _field(
         "Share of the training, at its end, in which masks stand still; 0 is the paper "
         "to the letter.",
         0.05,
+    )
+    recalibrate_steps: int = _field(
+        "Training batches on which batch norm's statistics are estimated anew before a "
+        "model is kept and measured; 0 leaves them as they are.",
+        0,
     )
     finetune_epochs: int = _field("Epochs with frozen masks after the training.", 0)
     finetune_learning_rate: float = _field(
@@ -112,9 +122,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            self._require(name, getattr(self, name) in known, " | ".join(known))
-        for name, (fits, expected) in _RANGES.items():
-            self._require(name, fits(getattr(self, name)), expected)
+            fits = getattr(self, name) in (
+                known if name not in _OPTIONAL else (*known, None)
+            )
+            self._require(name, fits, " | ".join(known))
+        for name, (in_range, expected) in _RANGES.items():
+            value = getattr(self, name)
+            left = value is None and name in _OPTIONAL
+            self._require(name, left or in_range(value), expected)
 
     def _require(self, name: str, fits: bool, expected: str) -> None:
         if not fits:
@@ -214,6 +229,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar10_resnet8_short": _SHORT,
     "cifar10_resnet20_short": _SHORT.changed(model="resnet20", epochs=30),
     "fashion_mnist_resnet8_short": _SHORT.changed(data="fashion_mnist"),
+    "fashion_mnist_convnet_short": _SHORT.changed(
+        data="fashion_mnist", model="convnet", learning_rate=0.1
+    ),
 }
 
 

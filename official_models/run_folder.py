@@ -4,6 +4,7 @@ config.json      the recipe and the options; another command is refused here
 checkpoints/     the state at the end of the last epoch, and of the best one
 log.csv          a row for each epoch
 masks.csv        a row for each mask update
+masks/           the final masks; those of each update too, if they are recorded
 tensorboard/     the same for TensorBoard
 sparse.keras     the last model, stripped; best_sparse.keras: the best one
 summary.json     the result; while it is absent the training is not finished
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from official_models.errors import InputError
+from official_models.mask_history import MaskHistory
 
 try:
     import fcntl
@@ -49,6 +51,7 @@ class RunFolder:
         self._chief = worker == 0
         self.log = self._own / "log.csv"
         self.masks = self._own / "masks.csv"
+        self.history = MaskHistory(self._own / "masks")
         self.tensorboard = self._own / "tensorboard"
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -97,6 +100,7 @@ class RunFolder:
         """Drops rows of epochs and mask updates that an interrupted training lost."""
         _keep_rows(self.log, lambda row: int(row["epoch"]) < epochs)
         _keep_rows(self.masks, lambda row: int(row["step"]) < step)
+        self.history.forget_after(step)
 
     def summary(self) -> dict[str, Any] | None:
         """Returns the result of a finished training; None of an unfinished one."""

@@ -35,6 +35,24 @@ flags.DEFINE_string("recipe", None, "Name of the recipe; --list_recipes lists th
 flags.DEFINE_enum(
     "method", "dpf", list(methods.METHODS), "How the network is made sparse."
 )
+flags.DEFINE_list(
+    "method_options",
+    [],
+    "Options of the method: NAME=VALUE, several with commas between them, such as "
+    "rescale=kernel. dpf_tf.methods tells which there are.",
+)
+flags.DEFINE_string(
+    "masks_from",
+    None,
+    "Folder of a finished training: its masks are taken from the first step to the "
+    "last, and --sparsity says nothing. With the same --seed the initial weights are "
+    "the same too: a lottery ticket.",
+)
+flags.DEFINE_bool(
+    "record_masks",
+    False,
+    "Keep the masks of every update, for official_models.analyze.",
+)
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3, or Keras 2.")
 flags.DEFINE_enum(
     "distribution_strategy",
@@ -94,7 +112,13 @@ def _define_recipe_flags() -> None:
         elif field.name == "milestones":
             flags.DEFINE_list(field.name, None, help)
         else:
-            _DEFINE[types[field.name]](field.name, None, help)
+            _DEFINE[_plain(types[field.name])](field.name, None, help)
+
+
+def _plain(kind: Any) -> type:
+    """Returns the type of a field that may be left out."""
+    given = [each for each in typing.get_args(kind) if each is not type(None)]
+    return given[0] if given else kind
 
 
 _define_recipe_flags()
@@ -125,9 +149,10 @@ def _shares(texts: list[str]) -> tuple[float, ...]:
 
 def _options() -> Options:
     common_flags.required("model_dir")
-    return Options(
-        **{field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}
-    )
+    values = {
+        field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)
+    }
+    return Options(**values | {"method_options": tuple(values["method_options"])})
 
 
 def main() -> None:

@@ -78,8 +78,12 @@ class Training:
         self.steps_per_epoch = options.steps_per_epoch or (
             self.info.train_examples // recipe.batch_size
         )
+        self.method = methods.get(options.method, options.method_options)
         self.model: Any = None
-        self.pruned = False
+        self.pruned = self.method is not None
+        self.given_masks: Any = None
+        if options.masks_from:
+            self.given_masks = RunFolder(options.masks_from).history.final()
         self.check()
 
     def check(self) -> None:
@@ -98,7 +102,14 @@ class Training:
                 f"--batch_size={recipe.batch_size} is that of all replicas together, "
                 f"and does not divide by their number, {replicas}."
             )
-        for name, number in ("steps", steps), ("mask period", recipe.mask_period):
+        if self.given_masks and not self.pruned:
+            raise InputError("--masks_from needs a --method that prunes, such as dpf.")
+        sizes = [("steps", steps)]
+        if self.method is not None:
+            schedule = methods.schedule(self.method, recipe, steps)
+            sizes.append(("mask period", getattr(schedule, "frequency", execution)))
+            sizes.append(("step of its mask", getattr(schedule, "step", execution)))
+        for name, number in sizes:
             if number % execution:
                 raise InputError(
                     f"--steps_per_execution={execution} does not divide the {name}, "
@@ -130,8 +141,19 @@ class Training:
         self.keras.utils.set_random_seed(options.seed)
         with self.strategy.scope(), _dtype_policy(self.keras, recipe.dtype_policy):
             dense = self.build()
-            self.model, carrying = methods.prepare(options.method, dense, recipe, steps)
-        self.pruned = bool(carrying)
+            self.model, carrying = methods.prepare(
+                self.method,
+                dense,
+                recipe,
+                self.steps_per_epoch,
+                batches.OfStep(
+                    self.strategy,
+                    self.info,
+                    recipe.batch_size,
+                    self.steps_per_epoch,
+                    options.seed,
+                ),
+            )
         state = TrainingState(self.model, self.folder)
         rate = learning_rates.training(
             self.keras,
@@ -139,9 +161,15 @@ class Training:
             steps,
             round(recipe.warmup_epochs * self.steps_per_epoch),
         )
-        if carrying:
-            masks = callbacks.MaskLog(self.folder.masks, options.steps_per_execution)
-            carrying = [*carrying, masks]
+        if self.given_masks:
+            carrying = [self.take_masks()]
+        elif carrying:
+            history = self.folder.history if options.record_masks else None
+            carrying += [
+                callbacks.MaskLog(
+                    self.folder.masks, options.steps_per_execution, history
+                )
+            ]
         self.fit(state, "training", recipe.epochs, rate, carrying)
         if recipe.finetune_epochs:
             self.fine_tune(state)
@@ -158,17 +186,32 @@ class Training:
             synchronized_batch_norm=self.options.synchronized_batch_norm,
         )
 
+    def take_masks(self) -> Any:
+        """Takes the masks of another training, and makes them final."""
+        with self.strategy.scope():
+            try:
+                dpf_tf.set_masks(self.model, self.given_masks)
+            except ValueError as error:
+                place = f"--masks_from={self.options.masks_from}"
+                raise InputError(f"{place}: {error}") from error
+        return self.freeze()
+
+    def freeze(self) -> Any:
+        """Makes the masks final, and returns the callback that logs them."""
+        dpf_tf.freeze_masks(self.model)
+        return callbacks.FrozenMasks(self.sparsity())
+
+    def sparsity(self) -> float:
+        """Returns the present share of zeros of the pruned kernels."""
+        return dpf_tf.sparsity_report(self.model)["pruned"]["sparsity"]
+
     def fine_tune(self, state: TrainingState) -> None:
         """Trains on with the masks as they are."""
         epochs = self.recipe.finetune_epochs
         rate = learning_rates.fine_tuning(
             self.keras, self.recipe, epochs * self.steps_per_epoch
         )
-        carrying = []
-        if self.pruned:
-            dpf_tf.freeze_masks(self.model)
-            sparsity = dpf_tf.sparsity_report(self.model)["pruned"]["sparsity"]
-            carrying.append(callbacks.FrozenMasks(sparsity))
+        carrying = [self.freeze()] if self.pruned else []
         self.fit(state, "finetuning", self.epochs, rate, carrying)
 
     def fit(
@@ -245,7 +288,7 @@ class Training:
 
     def final_sparsity(self) -> float:
         """Returns the sparsity from which on a model is a candidate for the best."""
-        if not self.pruned:
+        if not self.pruned or self.given_masks:
             return 0.0
         report = dpf_tf.sparsity_report(self.model)
         # Of each kernel's weights a whole number is kept.
@@ -281,6 +324,8 @@ class Training:
     def finish(self, state: TrainingState) -> dict[str, Any]:
         """Strips, saves and measures the last model and the best one."""
         results = {"last": self.keep("")}
+        if self.pruned and self.chief:
+            self.folder.history.write_final(dpf_tf.get_masks(self.model))
         if state.best_epoch >= 0:
             state.restore_best()
             results["best"] = self.keep("best_")
@@ -307,6 +352,19 @@ class Training:
             **results,
         }
 
+    def recalibrate(self, plain: Any) -> None:
+        """Estimates batch norm's statistics anew, as the last mask wants them."""
+        recipe = self.recipe
+        found = data.training(
+            self.info,
+            global_batch=recipe.batch_size,
+            steps_per_epoch=recipe.recalibrate_steps,
+            first_epoch=self.epochs,
+            epochs=self.epochs + 1,
+            seed=self.options.seed,
+        )
+        dpf_tf.recalibrate_batch_norm(plain, found)
+
     def keep(self, prefix: str) -> dict[str, Any]:
         """Saves a model as a plain one in float32, and returns what it is worth."""
         with _dtype_policy(self.keras, "float32"):
@@ -319,6 +377,8 @@ class Training:
             result |= {"pruned": report["pruned"], "kernels": report["kernels"]}
         else:
             plain.set_weights(self.model.get_weights())
+        if self.recipe.recalibrate_steps:
+            self.recalibrate(plain)
         if self.chief:
             file = prefix + ("sparse.keras" if self.pruned else "dense.keras")
             plain.save(self.folder.path / file)

@@ -31,22 +31,27 @@ def data():
     return x, rng.integers(0, 4, 128).astype("int32")
 
 
-def make_model(keras, build=None, prune=None, compile=None, dense=False, **options):
+def make_model(
+    keras, build=None, prune=None, compile=None, dense=False, method=None, **options
+):
     """A compiled model; each of the three steps is made in the scope given for it."""
     here = contextlib.nullcontext
     keras.utils.set_random_seed(0)
     with build.scope() if build else here():
+        decay = {"kernel_regularizer": keras.regularizers.L2(0.05)}
         model = keras.Sequential(
             [
                 keras.Input((8, 8, 3)),
-                keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+                keras.layers.Conv2D(8, 3, activation="relu", name="conv", **decay),
                 keras.layers.Flatten(),
-                keras.layers.Dense(16, activation="relu"),
+                keras.layers.Dense(16, activation="relu", **decay),
                 keras.layers.Dense(4),
             ]
         )
     with prune.scope() if prune else here():
-        if not dense:
+        if method:
+            model = dpf_tf.prune(model, schedule_of(method), METHODS[method])
+        elif not dense:
             model = dpf_tf.prune_low_magnitude_dpf(model, SCHEDULE)
     with compile.scope() if compile else here():
         model.compile(
@@ -62,6 +67,31 @@ def train(model, *callbacks):
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
     model.fit(dataset, epochs=EPOCHS, verbose=0, callbacks=list(callbacks))
     return model
+
+
+METHODS = {
+    **{name: dpf_tf.methods.get(name) for name in dpf_tf.methods.METHODS},
+    "levers": dpf_tf.methods.DPF(pruned_gradient=0.5, pruned_decay=0.1),
+}
+
+
+def schedule_of(method):
+    """A schedule by which the scheme acts several times in the training."""
+    cls = type(METHODS[method])
+    if issubclass(cls, dpf_tf.methods.DropAndGrow):
+        return dpf_tf.PolynomialDecay(
+            final_sparsity=0.8, initial_sparsity=0.8, end_step=32, frequency=8
+        )
+    if isinstance(cls().schedule(0.8), dpf_tf.OneShot):
+        return cls().schedule(0.8)
+    frequency = 1 if method == "straight_through" else 4
+    return dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=24, frequency=frequency)
+
+
+def training_by_method(keras, method, strategy=None):
+    model = make_model(keras, strategy, strategy, strategy, method=method)
+    batches = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
+    return train(model, dpf_tf.PruningCallback(settle=0, data=batches))
 
 
 def subclassed_training(keras, strategy):
@@ -135,11 +165,34 @@ def collectives(strategy, model, batch):
     return {op: n for op, n in kinds.items() if any(part in op for part in parts)}
 
 
-def mirrored(keras):
+def two_cpus():
     [cpu] = tf.config.list_physical_devices("CPU")
     halves = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
     tf.config.set_logical_device_configuration(cpu, halves)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def schemes(keras):
+    """Every scheme on two replicas and on one."""
+    strategy, reports = two_cpus(), {}
+    for method in METHODS:
+        single = training_by_method(keras, method)
+        model = training_by_method(keras, method, strategy)
+        expected = np.concatenate(
+            [mask.ravel() for mask in dpf_tf.get_masks(single).values()]
+        )
+        found = replicas(strategy, model)
+        reports[method] = {
+            "difference": difference(model, single),
+            "masks_like_single": [bool((m == expected).all()) for m in found],
+            "pruned": [int((~m).sum()) for m in found],
+            "weights": expected.size,
+        }
+    return reports
+
+
+def mirrored(keras):
+    strategy = two_cpus()
     single, model = pruned_training(keras), pruned_training(keras, strategy)
     single_masks = np.concatenate(
         [mask.ravel() for mask in dpf_tf.get_masks(single).values()]
@@ -217,5 +270,6 @@ def multi_worker(keras):
 
 if __name__ == "__main__":
     name, module = sys.argv[1:]
-    run = {"mirrored": mirrored, "multi_worker": multi_worker}[name]
+    runs = {"mirrored": mirrored, "multi_worker": multi_worker, "schemes": schemes}
+    run = runs[name]
     print(json.dumps(run(importlib.import_module(module))), flush=True)

@@ -8,6 +8,7 @@ import functools
 
 import pytest
 
+import dpf_tf
 from tests.helpers import cluster, result_of, run_python, start_python
 
 TRAINING = (
@@ -36,6 +37,12 @@ def multi_worker(keras):
             process.kill()
 
 
+@functools.cache
+def schemes(keras):
+    """Every scheme on two replicas."""
+    return run_python(TRAINING, "schemes", keras)
+
+
 both = pytest.mark.parametrize("keras", ["keras", "tf_keras"])
 
 
@@ -50,6 +57,15 @@ def test_masks_of_all_replicas_are_equal_and_as_sparse_as_asked(keras):
     assert report["masks_like_single"] == [True, True]
     pruned = round(0.8 * report["weights"])
     assert report["pruned"] == [pruned, pruned]
+
+
+@both
+@pytest.mark.parametrize("method", [*dpf_tf.methods.METHODS, "levers"])
+def test_every_scheme_on_two_replicas_equals_one(keras, method):
+    report = schemes(keras)[method]
+    assert report["difference"] < 1e-5
+    assert report["masks_like_single"] == [True, True]
+    assert report["pruned"] == [round(0.8 * report["weights"])] * 2
 
 
 @both

@@ -100,3 +100,14 @@ def test_custom_loop_learns_while_it_prunes(keras_name):
     assert all(int(number) > 0 for number in flips)
     accuracy = re.search(r"^sparse accuracy: ([01]\.\d\d\d)$", printed, re.MULTILINE)
     assert float(accuracy[1]) > 0.5
+
+
+def test_a_scheme_of_ones_own_takes_turns_and_is_short():
+    printed = run("examples/own_scheme.py")
+    sparsities = re.search(r"^sparsity by epoch: \[(.*)\]$", printed, re.MULTILINE)[1]
+    expected = [*[0.0, 0.9] * 5, 0.9, 0.9]
+    assert [float(each) for each in sparsities.split(", ")] == expected
+    accuracy = re.search(r"^sparse accuracy: ([01]\.\d\d\d)$", printed, re.MULTILINE)
+    assert float(accuracy[1]) > 0.8
+    source = (ROOT / "examples" / "own_scheme.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 100

@@ -19,6 +19,7 @@ FORMS = (
     "wide_resnet28_2",
     "densenet40_12",
     "vgg16_d",
+    "convnet",
     *IMAGENET,
 )
 # Trainable parameters and multiply-accumulates, with 10 (CIFAR) or 1,000 classes.
@@ -40,6 +41,7 @@ FIGURES = {
     "resnet50": (25_557_032, 4_089_184_256),
     "mobilenet_v1": (4_231_976, 568_740_352),
     "mobilenet_v2": (3_504_872, 300_774_272),
+    "convnet": (62_106, 1_487_488),
 }
 # Millions of parameters, milliards of multiply-accumulates, as printed.
 PUBLISHED = {
@@ -197,6 +199,16 @@ def mobile2():
     return net
 
 
+def small():
+    net = Ledger(3, 32)
+    net.conv(16, 5, 2)
+    net.conv(32, 3, 2)
+    net.conv(64, 3, 2)
+    net.conv(64, 3)
+    net.dense(10)
+    return net
+
+
 LEDGERS = {
     **{
         name: lambda name=name: residual(
@@ -214,6 +226,7 @@ LEDGERS = {
     "resnet50": residual50,
     "mobilenet_v1": mobile1,
     "mobilenet_v2": mobile2,
+    "convnet": small,
 }
 
 
@@ -482,6 +495,12 @@ def mobile2_reference(net, x):
     return net.logits(net.relu6(net.conv_bn(x, "head")))
 
 
+def convnet_reference(net, x):
+    for i in range(1, 5):
+        x = tf.nn.relu(net.conv_bn(x, f"conv{i}", 2 if i < 4 else 1))
+    return net.logits(x)
+
+
 WIRINGS = {
     "basic": (models.resnet_cifar.basic, 32, {"depth": 8}, basic_reference),
     "bottleneck": (
@@ -506,6 +525,7 @@ WIRINGS = {
     "resnet50": (models.resnet50.resnet50, 64, {}, resnet50_reference),
     "mobilenet_v1": (models.mobilenet.mobilenet_v1, 64, {}, mobile1_reference),
     "mobilenet_v2": (models.mobilenet.mobilenet_v2, 64, {}, mobile2_reference),
+    "convnet": (models.convnet.convnet, 28, {}, convnet_reference),
 }
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from official_models import learning_rates, recipes
+from official_models import learning_rates, methods, recipes
 from official_models.errors import InputError
 
 
@@ -60,8 +60,11 @@ def test_epochs_batch_rate_and_decay_are_the_published_ones(name, expected):
     found = recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay
     assert found == expected
     assert recipe.momentum == 0.9
-    assert recipe.mask_period == 16
-    assert recipe.allocation == "global"
+    schedule = methods.schedule(methods.get("dpf"), recipe, steps_per_epoch=390)
+    assert schedule.frequency == 16
+    assert schedule.end_step == round(recipe.ramp_end * recipe.epochs * 390)
+    assert methods.get("dpf").allocation == "global"
+    assert (recipe.mask_period, recipe.allocation) == (None, None)
 
 
 def test_another_batch_on_imagenet_scales_the_rate_unless_one_is_given():

@@ -86,7 +86,7 @@ def test_a_relative_ramp_is_resolved_once_and_says_so_before():
         ramp(0)
     resolved = ramp.resolve(1000)
     assert resolved.end_step == 750
-    assert resolved.resolve(10) is resolved
+    assert resolved.resolve(10) == resolved
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ for theirs in (
     tfmot.sparsity.keras.ConstantSparsity(0.7, 10),
 ):
     ours = as_schedule(theirs)
-    assert type(ours).__module__ == "dpf_tf.schedules", type(ours)
+    assert type(ours).__module__.startswith("dpf_tf.schedules."), type(ours)
     for step in range(0, 500, 5):
         due, sparsity = theirs(np.int64(step))
         assert ours(step)[0] == bool(due), (theirs, step)

@@ -52,6 +52,7 @@ def test_every_field_of_a_recipe_can_be_overridden_by_a_flag(given):
         "mask_period": 8,
         "allocation": "erk",
         "settle": 0.0,
+        "recalibrate_steps": 20,
         "finetune_epochs": 3,
         "finetune_learning_rate": 0.01,
     }

@@ -257,6 +257,91 @@ def test_a_remote_folder_is_refused(run):
         run("gs://bucket/run")
 
 
+def test_the_masks_of_every_update_are_those_of_an_uninterrupted_training(
+    run, tmp_path, monkeypatch
+):
+    """RigL: its masks hang on the batch that it is given at a step, too."""
+    options = {"method": "rigl", "method_options": ("share=0.4",), "record_masks": True}
+    changes = {"epochs": 3, "settle": 0, "ramp_end": 1.0, "options": options}
+    summary = run(tmp_path / "whole", **changes)
+    assert summary["options"]["method_options"] == ("share=0.4",)
+    assert summary["last"]["pruned"]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "resumed", **changes)
+    run(tmp_path / "resumed", **changes)
+    whole, resumed = (
+        RunFolder(tmp_path / name).history for name in ("whole", "resumed")
+    )
+    logged = [int(row["step"]) for row in rows(tmp_path / "whole" / "masks.csv")]
+    assert logged == whole.steps() == resumed.steps() == [0, 4, 8, 12, 16]
+    for (_, left), (_, right) in zip(whole.updates(), resumed.updates(), strict=True):
+        assert_bits_equal(list(left.values()), list(right.values()))
+    final = [mask for _, masks in whole.updates() for mask in masks.values()][-9:]
+    assert_bits_equal(list(whole.final().values()), final)
+
+
+def test_a_lottery_ticket_has_the_masks_of_another_training_and_its_first_weights(
+    run, whole, tmp_path
+):
+    path, _ = whole
+    summary = run(epochs=1, options={"masks_from": str(path), "seed": 0})
+    masks = RunFolder(path).history.final()
+    state = small.state(tmp_path / "run")
+    found = [value for value in state.values() if value.dtype == bool]
+    for each in (found, masks.values()):
+        assert len(each) == 9
+    bits = [{mask.tobytes() for mask in each} for each in (found, masks.values())]
+    assert bits[0] == bits[1]
+    assert summary["last"]["pruned"]["sparsity"] == pytest.approx(0.9, abs=1e-5)
+    assert summary["best"]["epoch"] == 1
+    assert rows(tmp_path / "run" / "log.csv")[0]["mask_flips"] == "0"
+
+
+def test_masks_of_an_unfinished_training_or_another_network_are_refused(
+    run, whole, tmp_path
+):
+    with pytest.raises(InputError, match="no masks of a finished training"):
+        run(options={"masks_from": str(tmp_path / "nothing")})
+    path, _ = whole
+    with pytest.raises(InputError, match="masks_from needs a --method that prunes"):
+        run(options={"masks_from": str(path), "method": "dense"})
+    with pytest.raises(InputError, match=r"--masks_from=.*On one side only"):
+        run(model="resnet20", options={"masks_from": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gmp", "method_options": ("share=1",)}, "'gmp' has no option"),
+        ({"method": "dense", "method_options": ("a=1",)}, "has no options"),
+        ({"method": "rigl", "method_options": ("share",)}, "NAME=VALUE.*'share'"),
+        ({"method": "rigl", "method_options": ("share=2",)}, r"\[0, 1\]"),
+    ],
+)
+def test_wrong_options_of_a_method_are_refused(run, options, message):
+    with pytest.raises(InputError, match=message):
+        run(options=options)
+
+
+def test_recalibration_changes_the_statistics_of_batch_norm_alone(run, keras, tmp_path):
+    run(tmp_path / "as_it_is", epochs=1)
+    run(tmp_path / "anew", epochs=1, recalibrate_steps=3)
+    before, after = (
+        keras.models.load_model(tmp_path / name / "sparse.keras")
+        for name in ("as_it_is", "anew")
+    )
+    assert_bits_equal(
+        [w.numpy() for w in after.trainable_variables],
+        [w.numpy() for w in before.trainable_variables],
+    )
+    for left, right in zip(
+        before.non_trainable_variables, after.non_trainable_variables, strict=True
+    ):
+        assert np.abs(left.numpy() - right.numpy()).max() > 1e-4
+
+
 def test_dense_training_is_the_control_without_masks(run, tmp_path):
     summary = run(epochs=1, options={"method": "dense"})
     assert summary["last"]["file"] == "dense.keras"

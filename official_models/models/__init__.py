@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from official_models.models import (
+    convnet,
     densenet,
     mobilenet,
     resnet50,
@@ -44,6 +45,7 @@ _CIFAR: dict[str, Callable[..., Any]] = {
     "wide_resnet28_8": functools.partial(wide_resnet.wide_resnet, depth=28, width=8),
     "densenet40_12": functools.partial(densenet.densenet, depth=40, growth=12),
     "vgg16_d": vgg.vgg16_d,
+    "convnet": convnet.convnet,
 }
 _IMAGENET_SHAPE = (224, 224, 3)
 _IMAGENET: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,97 @@
+"""What `benchmarks.compare` can train: the arms, and for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import dpf_tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What is compared: a method, with options or without.
+
+    Attributes:
+        flags: of official_models.train.
+        masks_of: the arm whose final masks it takes, for good.
+        other_seed: added to the seed, where its weights are to be others than those of
+            the training that found the masks.
+    """
+
+    flags: tuple[str, ...]
+    masks_of: str | None = None
+    other_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What is the same in all cells of a comparison.
+
+    Attributes:
+        recipe: of official_models.
+        flags: what is changed of it.
+        sparsities: at which is compared.
+        arms: what is compared.
+        seeds: with which.
+    """
+
+    recipe: str
+    flags: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def _options(method: str, *options: str) -> Arm:
+    return Arm((f"--method={method}", f"--method_options={','.join(options)}"))
+
+
+SCHEMES = ("dense", *dpf_tf.methods.METHODS)
+# One lever on the feedback at a time, then together.
+LEVERS = {
+    "dpf_settle25": Arm(("--method=dpf", "--settle=0.25")),
+    "dpf_gradient50": _options("dpf", "pruned_gradient=0.5"),
+    "dpf_gradient20": _options("dpf", "pruned_gradient=0.2"),
+    "dpf_decay": _options("dpf", "pruned_decay=0.0002"),
+    "dpf_decay10": _options("dpf", "pruned_decay=0.002"),
+    "st3_kernel": _options("st3", "rescale=kernel"),
+    "st3_none": _options("st3", "rescale=none"),
+    "st3_sigma": _options("st3", "sigma=true"),
+    "st3_kernel_gradient50": _options("st3", "rescale=kernel", "pruned_gradient=0.5"),
+    "st3_kernel_decay10": _options("st3", "rescale=kernel", "pruned_decay=0.002"),
+}
+# How often masks are made.
+PERIODS = {
+    f"dpf_p{period}": Arm(("--method=dpf", f"--mask_period={period}"))
+    for period in (1, 4, 64, 256)
+}
+TICKETS = {
+    "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
+    "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
+}
+ARMS = {
+    **{scheme: Arm((f"--method={scheme}",)) for scheme in SCHEMES},
+    **LEVERS,
+    **PERIODS,
+    **TICKETS,
+}
+
+_COMMON = ("--settle=0.05", "--recalibrate_steps=50", "--dtype_policy=float32")
+BUDGETS = {
+    ("fashion_mnist", "short"): Budget(
+        "fashion_mnist_convnet_short", _COMMON, (0.8, 0.9, 0.95, 0.98), SCHEMES
+    ),
+    ("cifar10", "short"): Budget(
+        "cifar10_resnet8_short",
+        _COMMON,
+        (0.9, 0.95),
+        (*SCHEMES, *LEVERS, *PERIODS, *TICKETS),
+    ),
+    # Three times the epochs.
+    ("cifar10", "long"): Budget(
+        "cifar10_resnet8_short",
+        (*_COMMON, "--epochs=30"),
+        (0.9, 0.95),
+        ("dense", "dpf", "gmp", "st3", "st3_kernel"),
+    ),
+}

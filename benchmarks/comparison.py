@@ -1,0 +1,62 @@
+"""The results of `benchmarks.compare`: read, and summed up over the seeds."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+from typing import Any, NamedTuple
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "compare"
+
+
+class Score(NamedTuple):
+    """Test accuracies of an arm at a sparsity, in percent.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: the standard deviation of a seed (n - 1); `None` with one seed.
+        seeds: how many.
+    """
+
+    mean: float
+    deviation: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        if self.deviation is None:
+            return f"{self.mean:.2f} (1 seed)"
+        left_out = "" if self.seeds >= 3 else f" ({self.seeds} seeds)"
+        return f"{self.mean:.2f} ± {self.deviation:.2f}{left_out}"
+
+
+def records(data: str, budget: str) -> list[dict[str, Any]]:
+    """Returns the cells of a comparison that are there."""
+    paths = sorted((RESULTS / f"{data}_{budget}").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
+    """Returns what each arm comes to at each sparsity, the best arms first."""
+    accuracies: dict[str, dict[float, list[float]]] = {}
+    for record in found:
+        cells = accuracies.setdefault(record["arm"], {})
+        cells.setdefault(record["sparsity"], []).append(100 * record["accuracy"])
+    arms = {
+        arm: {sparsity: score(values) for sparsity, values in sorted(cells.items())}
+        for arm, cells in accuracies.items()
+    }
+    last = max((s for cells in arms.values() for s in cells), default=0.0)
+
+    def order(arm: str) -> tuple[bool, float]:
+        mean = arms[arm][last].mean if last in arms[arm] else 0.0
+        return arm != "dense", -mean
+
+    return {arm: arms[arm] for arm in sorted(arms, key=order)}
+
+
+def score(accuracies: list[float]) -> Score:
+    """Returns mean, deviation and number of some accuracies."""
+    several = len(accuracies) > 1
+    deviation = statistics.stdev(accuracies) if several else None
+    return Score(statistics.mean(accuracies), deviation, len(accuracies))

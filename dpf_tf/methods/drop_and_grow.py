@@ -1,0 +1,160 @@
+"""`DropAndGrow`: one sparsity throughout, of which a share is moved about."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf.feedback import masked
+from dpf_tf.methods.method import Method, State, require_number
+from dpf_tf.methods.round import Arrays, Round, select
+from dpf_tf.schedules import OneShot, PolynomialDecay
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DropAndGrow(Method):
+    """What SET, RigL, DSR and sparse momentum have in common.
+
+    The masks begin at random, at the final sparsity. Every update drops some of the
+    kept weights, by magnitude, and grows as many others, which start from zero.
+
+    Args:
+        share: how many of the kept weights are dropped at the first update.
+        seed: of the random choices.
+    """
+
+    allocation: ClassVar[str] = "erk"
+    restarts: ClassVar[frozenset[str]] = frozenset({"weights", "momenta"})
+    period: ClassVar[int | str] = 100
+
+    share: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_number(self, "share", most=1.0)
+        require_number(self, "seed", whole=True)
+
+    def schedule(self, target: float) -> Any:
+        """Returns one sparsity, and updates in the scheme's period."""
+        return PolynomialDecay(
+            final_sparsity=target, initial_sparsity=target, frequency=self.period
+        )
+
+    def check(self, schedule: Any, allocation: Any) -> None:
+        """Refuses a sparsity that changes."""
+        final = schedule.final_sparsity
+        changes = getattr(schedule, "initial_sparsity", final) != final
+        if final is None or changes or isinstance(schedule, OneShot):
+            raise ValueError(
+                f"{type(self).__name__} trains at one sparsity from beginning to end. "
+                f"Received: {schedule}. Give a number, a PolynomialDecay with "
+                "`initial_sparsity` equal to `final_sparsity`, or a ConstantSparsity, "
+                "with which the share that is dropped stays the same."
+            )
+
+    def backward(
+        self, upstream: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, state: State
+    ) -> tf.Tensor:
+        """Returns the gradient of the kept weights alone."""
+        return masked(upstream, mask)
+
+    def masks(self, round: Round) -> list[np.ndarray]:
+        """Returns masks with as many weights as before."""
+        fresh = _fresh(round)
+        if any(fresh):
+            count = range(len(round.paths))
+            begun = round.largest([1 + round.random(i, self.seed) for i in count])
+            pairs = zip(fresh, begun, round.masks, strict=True)
+            return [new if first else mask for first, new, mask in pairs]
+        dropped = self.dropped(round)
+        if not any(dropped):
+            return round.masks
+        left = [int(m.sum()) - n for m, n in zip(round.masks, dropped, strict=True)]
+        kept = select(round.among_kept(round.kernels), left, round.paths)
+        grown = select(
+            round.among_pruned(self.growth(round), kept),
+            self.grown(round, kept, dropped),
+            round.paths,
+        )
+        return [a | b for a, b in zip(kept, grown, strict=True)]
+
+    def dropped(self, round: Round) -> list[int]:
+        """Returns how many weights each kernel drops: a share that decays."""
+        share = self.share * cosine(round)
+        # At least one stays.
+        return [min(int(share * m.sum()), max(0, m.sum() - 1)) for m in round.masks]
+
+    def growth(self, round: Round) -> Arrays:
+        """Returns the scores by which weights are grown."""
+        raise NotImplementedError
+
+    def grown(self, round: Round, kept: Arrays, dropped: list[int]) -> list[int]:
+        """Returns how many weights each kernel grows: as many as it has dropped."""
+        return dropped
+
+
+def _fresh(round: Round) -> list[bool]:
+    """Tells which kernels have no masks as yet: all at first, later those made late.
+
+    One may be full by right: then the number of kept weights is no larger than it was.
+    """
+    kept = sum(int(mask.sum()) for mask in round.masks)
+    begun = kept <= sum(pool.keep for pool in round.pools)
+    return [not begun and bool(mask.all()) for mask in round.masks]
+
+
+def cosine(round: Round) -> float:
+    """Falls from 1 at the beginning to 0 at the schedule's `end_step`.
+
+    With a schedule that has none, a ConstantSparsity for instance, it stays 1.
+    """
+    begin = getattr(round.schedule, "begin_step", 0)
+    end = getattr(round.schedule, "end_step", None)
+    if end in (None, -1):
+        return 1.0
+    progress = min(1.0, (round.step - begin) / max(1, end - begin))
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def apportion(total: int, weights: np.ndarray, room: np.ndarray) -> list[int]:
+    """Shares a number among kernels in proportion to weights, within their room.
+
+    What a kernel has no room for goes to the others in the same proportion; whole
+    numbers by the largest remainders.
+
+    Args:
+        total: the number; at most the sum of the room.
+        weights: not negative, one for each kernel.
+        room: how many each can take.
+
+    Returns:
+        Whole numbers that sum to `total`.
+
+    Example:
+
+        >>> import numpy as np
+        >>> apportion(10, np.array([8.0, 1.0, 1.0]), np.array([4, 9, 9]))
+        [4, 3, 3]
+    """
+    weights = np.where(room > 0, np.maximum(weights, 1e-30), 0.0)
+    shares, open_ = np.zeros(len(room)), room > 0
+    left = float(total)
+    while left > 0 and open_.any():
+        more = np.where(open_, left * weights / weights[open_].sum(), 0)
+        full = open_ & (shares + more >= room)
+        if not full.any():
+            shares = shares + more
+            break
+        left -= float((room - shares)[full].sum())
+        shares[full] = room[full]
+        open_ &= ~full
+    counts = np.floor(shares + 1e-9).astype(int)
+    for i in np.argsort(counts - shares, kind="stable"):
+        if counts.sum() >= total:
+            break
+        counts[i] += counts[i] < room[i]
+    return [int(count) for count in counts]

@@ -1,0 +1,47 @@
+"""`GMP`: gradual magnitude pruning, without feedback."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf.feedback import masked
+from dpf_tf.methods.method import Method, State
+from dpf_tf.methods.round import Round
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GMP(Method):
+    """Gradual magnitude pruning, called incremental in the DPF paper.
+
+    At every update the smallest of the weights that are left go, and never come back:
+    the gradient is masked, a pruned weight is set to zero, and its momentum with it.
+    Ramp and masked gradient are the authors'. They rank each kernel by itself
+    (`allocation="uniform"`, as TFMOT does) and let a masked weight keep its value; the
+    period of 16 steps is DPF's.
+
+    Example:
+
+        >>> import dpf_tf
+        >>> dpf_tf.methods.get("gmp")
+        GMP()
+
+    References:
+        Zhu, Gupta, "To prune, or not to prune: exploring the efficacy of pruning for
+        model compression", 2017, section 3.
+    """
+
+    restarts: ClassVar[frozenset[str]] = frozenset({"weights", "momenta"})
+
+    def backward(
+        self, upstream: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, state: State
+    ) -> tf.Tensor:
+        """Returns the gradient of the kept weights alone."""
+        return masked(upstream, mask)
+
+    def masks(self, round: Round) -> list[np.ndarray]:
+        """Returns the largest of the weights that are kept."""
+        return round.largest(round.among_kept(round.kernels))

@@ -1,0 +1,148 @@
+"""`Method`: what a pruning scheme decides; the wrapper and the updater do the rest.
+
+    forward    the kernel that a layer computes with, from the dense one and its mask
+    backward   the gradient that the dense kernel gets, from the one that arrives there
+    penalty    what is added to the loss, as by a regularizer
+    masks      the new masks, at a step at which the schedule wants them recomputed
+
+A scheme of one's own is a frozen dataclass; what it leaves out is as in dynamic pruning
+with feedback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from dpf_tf.feedback import masked
+from dpf_tf.methods.round import Round
+from dpf_tf.schedules import PolynomialDecay
+
+State = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """A pruning scheme. Its fields are its options, checked when it is made.
+
+    To be saved with a model, a scheme of one's own is registered with
+    `keras.saving.register_keras_serializable`.
+
+    Attributes:
+        allocation: how the sparsity is shared where the user does not say.
+        restarts: what is set to zero where a weight is pruned, or comes back: its
+            value (`"weights"`), the optimizer's momentum of it (`"momenta"`), both or
+            nothing.
+        needs: what `masks` asks its round for, of `"gradients"` and `"momenta"`.
+
+    Example:
+
+        Weights are dropped at random, and none comes back:
+
+        >>> import dataclasses
+        >>> import dpf_tf
+        >>> import keras
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class RandomPruning(dpf_tf.methods.Method):
+        ...     seed: int = 0
+        ...     def backward(self, upstream, kernel, mask, state):
+        ...         return dpf_tf.methods.masked(upstream, mask)
+        ...     def masks(self, round):
+        ...         lots = [round.random(i, self.seed) for i in range(len(round.paths))]
+        ...         return round.largest(round.among_kept(lots))
+        >>> layer = keras.layers.Dense(10, use_bias=False)
+        >>> layer.build((None, 10))
+        >>> pruned = dpf_tf.prune(layer, 0.9, method=RandomPruning())
+        >>> updater = dpf_tf.MaskUpdater(pruned, total_steps=64)
+        >>> updater.update(48).sparsity
+        0.9
+    """
+
+    allocation: ClassVar[str] = "global"
+    restarts: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def schedule(self, target: float) -> Any:
+        """Returns the schedule that a bare target sparsity stands for."""
+        return PolynomialDecay(final_sparsity=target)
+
+    def check(self, schedule: Any, allocation: Any) -> None:
+        """Raises ValueError if the scheme is not defined for these."""
+
+    def state(
+        self, shape: tuple[int, ...], filters: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Returns what the scheme keeps for a kernel, with its first values.
+
+        Args:
+            shape: the kernel's.
+            filters: the axes that tell its output filters apart.
+
+        Returns:
+            Names and float32 arrays. They become variables, saved with the model;
+            `forward` and `backward` get them as tensors, `masks` as `round.states`.
+        """
+        return {}
+
+    def forward(self, kernel: tf.Tensor, mask: tf.Tensor, state: State) -> tf.Tensor:
+        """Returns what the layer computes with: zero where the mask is `False`."""
+        return masked(kernel, mask)
+
+    def backward(
+        self, upstream: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, state: State
+    ) -> tf.Tensor:
+        """Returns the dense kernel's gradient; `upstream` is that of the pruned one."""
+        return upstream
+
+    def penalty(self, kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor | None:
+        """Returns a scalar to add to the model's losses, or `None` for nothing."""
+        return None
+
+    def masks(self, round: Round) -> list[np.ndarray]:
+        """Returns the new masks: a boolean array for each kernel of the round."""
+        return round.largest()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Makes the scheme from its options."""
+        return cls(**config)
+
+
+def require_number(
+    method: Method,
+    name: str,
+    *,
+    least: float = 0.0,
+    most: float = math.inf,
+    whole: bool = False,
+) -> None:
+    """Makes an option of a scheme a Python number, finite and from `least` to `most`.
+
+    Raises:
+        TypeError: if it is no number, or not a whole one.
+        ValueError: if it lies outside.
+    """
+    value: Any = getattr(method, name)
+    scheme = type(method).__name__
+    kind: Any = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(
+            f"`{name}` of {scheme} must be a {'whole ' if whole else ''}number. "
+            f"Received: {value!r}"
+        )
+    if not (least <= value <= most and math.isfinite(value)):
+        raise ValueError(
+            f"`{name}` of {scheme} must be finite, and lie in [{least:g}, {most:g}]. "
+            f"Received: {value!r}"
+        )
+    # NumPy's numbers cannot be saved in a config. Frozen: this may write.
+    object.__setattr__(method, name, int(value) if whole else float(value))

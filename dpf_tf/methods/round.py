@@ -1,0 +1,178 @@
+"""`Round`: what a scheme sees at one mask update, and the selections it can make.
+
+round.largest()                  the largest magnitudes, by the allocation
+round.largest(scores)            the same of other scores
+round.among_kept(scores)         scores by which only kept weights can be chosen
+round.among_pruned(scores, kept) scores by which only the others can
+select(scores, counts)           exactly so many of each kernel
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dpf_tf import allocation as allocation_lib
+from dpf_tf import keras_api, ranking, threshold
+
+Arrays = list[np.ndarray]
+
+
+class Round:
+    """One update of the masks of all kernels that share their settings.
+
+    All lists have one item for each kernel, in model order. The arrays are read-only.
+
+    Attributes:
+        step: optimizer steps made so far.
+        schedule: the schedule.
+        sparsity: what it wants at this step, in `[0, 1)`.
+        paths: the kernels' paths, such as `"conv2d/kernel"`.
+        states: what the scheme keeps for each kernel; see `Method.state`. A scheme
+            replaces items to change it.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: int,
+        schedule: Any,
+        allocation: Any,
+        paths: Sequence[str],
+        kernels: Sequence[Any],
+        masks: Sequence[Any],
+        states: list[dict[str, np.ndarray]],
+        gradients: Callable[[], Arrays],
+        momenta: Callable[[], Arrays],
+    ) -> None:
+        self.step = step
+        self.schedule = schedule
+        self.sparsity: float = schedule(step)[1]
+        self.paths = list(paths)
+        self.states = states
+        self._allocation = allocation
+        self._tensors = list(kernels), list(masks)
+        self._sources = gradients, momenta
+
+    @functools.cached_property
+    def kernels(self) -> Arrays:
+        """The dense kernels, float32."""
+        return [keras_api.numpy_view(kernel) for kernel in self._tensors[0]]
+
+    @functools.cached_property
+    def masks(self) -> Arrays:
+        """The present masks, bool: `False` is pruned."""
+        return [keras_api.numpy_view(mask) for mask in self._tensors[1]]
+
+    @functools.cached_property
+    def gradients(self) -> Arrays:
+        """The loss's gradients at the pruned kernels, dense, on a batch of the data."""
+        return self._sources[0]()
+
+    @functools.cached_property
+    def momenta(self) -> Arrays:
+        """The optimizer's momenta of the dense kernels; zeros before the first step."""
+        return self._sources[1]()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing is pruned as yet."""
+        return all(bool(mask.all()) for mask in self.masks)
+
+    @functools.cached_property
+    def pools(self) -> list[allocation_lib.Pool]:
+        """Which kernels are ranked together, and how many weights each pool keeps."""
+        return allocation_lib.pools(
+            self._allocation,
+            self.paths,
+            [tuple(kernel.shape) for kernel in self._tensors[0]],
+            self.sparsity,
+            self.schedule.final_sparsity,
+        )
+
+    def largest(self, scores: Arrays | None = None) -> Arrays:
+        """Returns masks of the largest scores, as many as the allocation says.
+
+        Args:
+            scores: float32 arrays of the kernels' shapes, of which magnitudes count;
+                by default the dense kernels.
+
+        Returns:
+            Boolean arrays. Of equal scores that of the lower index is kept; every
+            kernel keeps at least one weight.
+
+        Raises:
+            ValueError: if a score is NaN.
+        """
+        ranked = self._tensors[0] if scores is None else scores
+        scales = None
+        if self._allocation == "global_normalized":
+            scales = allocation_lib.scales(self._allocation, self.kernels)
+        masks: list[Any] = [None] * len(ranked)
+        for pool in self.pools:
+            chosen = ranking.keep_largest(
+                [ranked[i] for i in pool.indices],
+                pool.keep,
+                [scales[i] for i in pool.indices] if scales else None,
+                [self.paths[i] for i in pool.indices],
+            )
+            for i, mask in zip(pool.indices, chosen, strict=True):
+                masks[i] = mask
+        return masks
+
+    def among_kept(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
+        """Returns scores that are above zero for kept weights, zero for the others."""
+        kept = self.masks if kept is None else kept
+        return [_only(s, mask) for s, mask in zip(scores, kept, strict=True)]
+
+    def among_pruned(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
+        """Returns scores above zero for pruned weights and zero for the others."""
+        kept = self.masks if kept is None else kept
+        return [_only(s, ~mask) for s, mask in zip(scores, kept, strict=True)]
+
+    def random(self, index: int, seed: int = 0) -> np.ndarray:
+        """Returns uniform numbers in [0, 1) of a kernel's shape, the same each time."""
+        shape = tuple(self._tensors[0][index].shape)
+        generator = np.random.default_rng([seed, self.step, index])
+        return generator.random(shape, dtype=np.float32)
+
+
+def select(
+    scores: Arrays, counts: Sequence[int], names: Sequence[str] | None = None
+) -> Arrays:
+    """Returns masks of the largest scores: exactly so many of each kernel, or none.
+
+    Args:
+        scores: float32 arrays, of which magnitudes count.
+        counts: how many of each to choose, from 0 to all.
+        names: what error messages call the kernels; by default their numbers.
+
+    Returns:
+        Boolean arrays; of equal scores that of the lower index is chosen.
+
+    Raises:
+        ValueError: if a score is NaN.
+
+    Example:
+
+        >>> import numpy as np
+        >>> from dpf_tf.methods import select
+        >>> [m.tolist() for m in select([np.float32([3, 1, 2])] * 2, [2, 0])]
+        [[True, False, True], [False, False, False]]
+    """
+    names = [str(i) for i in range(len(scores))] if names is None else names
+    return [
+        threshold.keep_largest([each], n, names=[name])[0]
+        if n
+        else np.zeros(each.shape, bool)
+        for each, n, name in zip(scores, counts, names, strict=True)
+    ]
+
+
+def _only(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    # By bits: the smallest number above zero survives no flushing of denormals.
+    bits = np.ascontiguousarray(scores, np.float32).view(np.int32) & threshold.TOP
+    return np.where(chosen, np.maximum(bits, 1), 0).astype(np.int32).view(np.float32)

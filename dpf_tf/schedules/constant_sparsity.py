@@ -1,0 +1,77 @@
+"""`ConstantSparsity`: one sparsity from a step on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dpf_tf.schedules import steps
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantSparsity:
+    """One sparsity from `begin_step` on, its masks recomputed every `frequency` steps.
+
+    Args:
+        target_sparsity: share of zeros, in `[0, 1)`.
+        begin_step: optimizer step of the first mask update.
+        end_step: last step at which masks may change; -1 is never frozen.
+        frequency: steps between two mask updates, or `"epoch"`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the sparsity lies outside `[0, 1)` or a step is impossible.
+
+    Example:
+
+        >>> from dpf_tf import ConstantSparsity
+        >>> schedule = ConstantSparsity(0.5, begin_step=100)
+        >>> schedule(99), schedule(100), schedule(108), schedule(116)
+        ((False, 0.0), (True, 0.5), (False, 0.5), (True, 0.5))
+    """
+
+    target_sparsity: float
+    begin_step: int = 0
+    end_step: int = -1
+    frequency: int | str = 16
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(
+            self,
+            "target_sparsity",
+            steps.sparsity("target_sparsity", self.target_sparsity),
+        )
+        put(self, "begin_step", steps.step("begin_step", self.begin_step))
+        put(self, "frequency", steps.period(self.frequency))
+        if self.end_step != -1:
+            put(
+                self, "end_step", steps.step("end_step", self.end_step, self.begin_step)
+            )
+
+    def __call__(self, step: int) -> tuple[bool, float]:
+        """Returns whether masks are recomputed at `step`, and the sparsity there."""
+        last = None if self.end_step == -1 else self.end_step
+        due = steps.is_due(step, self.begin_step, last, self.frequency)
+        return due, self.target_sparsity if step >= self.begin_step else 0.0
+
+    @property
+    def final_sparsity(self) -> float:
+        """The sparsity at the end of training."""
+        return self.target_sparsity
+
+    def last_update(self, step: int) -> int | None:
+        """Returns the last step, up to `step`, at which masks are recomputed."""
+        last = None if self.end_step == -1 else self.end_step
+        return steps.last_due(step, self.begin_step, last, self.frequency)
+
+    def resolve(
+        self, total_steps: int | None, epoch_steps: int | None = None
+    ) -> ConstantSparsity:
+        """Returns the schedule with a `frequency` of an epoch filled in."""
+        frequency = steps.resolved(self.frequency, epoch_steps)
+        return dataclasses.replace(self, frequency=frequency)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal schedule."""
+        return dataclasses.asdict(self)

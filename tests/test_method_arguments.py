@@ -1,0 +1,228 @@
+"""What a scheme cannot do is refused with the mend; schemes of one's own; set_masks."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+import dpf_tf
+from dpf_tf import methods
+from tests.helpers import assert_bits_equal, pruned_layers
+
+RAMP = dpf_tf.PolynomialDecay(final_sparsity=0.5, end_step=10, frequency=2)
+
+
+def make(keras, method="dpf", schedule=0.5, optimizer=None, **options):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, name="a"),
+            keras.layers.Dense(4, name="b"),
+            keras.layers.Dense(1, name="outputs"),
+        ]
+    )
+    model = dpf_tf.prune(model, schedule, method, **options)
+    model.compile(optimizer or keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    return model
+
+
+def fit(model, callback=None, epochs=2):
+    callback = callback or dpf_tf.PruningCallback(settle=0)
+    x, y = np.ones((32, 6), np.float32), np.ones((32, 1), np.float32)
+    return model.fit(x, y, 4, epochs=epochs, verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        ("rigle", {}, ValueError, r"Known: dpf, .*sparse_momentum.*mean 'rigl'"),
+        ("RigL", {}, ValueError, "mean 'rigl'"),
+        (methods.RigL, {}, TypeError, r"not its class.*Known names: dpf"),
+        (None, {}, TypeError, "NoneType"),
+        ("gmp", {"share": 0.2}, TypeError, "'gmp' has no option 'share'.*none"),
+        ("rigl", {"threshold": 0.1}, TypeError, "Its options: share, seed"),
+        ("rigl", {"share": 1.5}, ValueError, r"\[0, 1\].*1.5"),
+        ("rigl", {"share": "0.2"}, TypeError, "must be a number.*'0.2'"),
+        ("set", {"seed": 0.5}, TypeError, "whole number.*0.5"),
+        ("dsr", {"threshold": -1.0}, ValueError, "threshold"),
+        ("dpf", {"pruned_gradient": -1.0}, ValueError, "pruned_gradient"),
+        ("dpf", {"pruned_decay": float("nan")}, ValueError, "pruned_decay"),
+        ("st3", {"rescale": "layer"}, ValueError, "'filter', 'kernel', 'none'"),
+        ("st3", {"sigma": 1}, TypeError, "sigma"),
+        (methods.RigL(), {"share": 0.2}, TypeError, "has its own. Received: share"),
+    ],
+)
+def test_wrong_methods_and_options_are_refused_by_name(
+    keras, method, options, error, message
+):
+    with pytest.raises(error, match=message):
+        make(keras, method, **options)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "dsr", "sparse_momentum"])
+def test_a_ramp_is_refused_by_schemes_of_one_sparsity(keras, method):
+    with pytest.raises(ValueError, match=r"at one sparsity.*ConstantSparsity"):
+        make(keras, method, RAMP)
+
+
+def test_straight_through_masks_of_several_steps_are_refused(keras):
+    with pytest.raises(ValueError, match="frequency=1.*method='dpf'"):
+        make(keras, "straight_through", RAMP)
+
+
+def test_soft_threshold_is_st3_and_another_is_refused(keras):
+    layer = keras.layers.Dense(4)
+    soft = dpf_tf.prune_low_magnitude_dpf(layer, 0.5, threshold="soft")
+    assert isinstance(soft.settings.method, methods.ST3)
+    with pytest.raises(ValueError, match="'hard', 'soft'.*'medium'"):
+        dpf_tf.prune_low_magnitude_dpf(layer, 0.5, threshold="medium")
+
+
+@pytest.mark.parametrize("method", ["rigl", "snip"])
+def test_a_scheme_of_gradients_without_data_tells_how_to_give_them(keras, method):
+    model = make(keras, method)
+    with pytest.raises(ValueError, match=r"PruningCallback\(data=training_dataset\)"):
+        fit(model)
+    with pytest.raises(ValueError, match=r"MaskUpdater\(model, data=training_datas"):
+        dpf_tf.MaskUpdater(model, total_steps=10)
+
+
+def test_a_loop_of_ones_own_must_name_the_optimizer_whose_momentum_is_asked(keras):
+    model = make(keras, "sparse_momentum")
+    model.optimizer = None
+    with pytest.raises(ValueError, match=r"MaskUpdater\(model, optimizer=optimizer\)"):
+        dpf_tf.MaskUpdater(model, total_steps=10, epoch_steps=2)
+
+
+def test_sparse_momentum_without_a_momentum_is_refused(keras):
+    model = make(keras, "sparse_momentum", optimizer=keras.optimizers.SGD(0.01))
+    with pytest.raises(ValueError, match=r"SGD keeps none.*momentum=0\.9"):
+        fit(model)
+
+
+def test_an_epoch_schedule_without_its_length_is_refused(keras):
+    model = make(keras, "sparse_momentum")
+    with pytest.raises(ValueError, match="epoch"):
+        dpf_tf.MaskUpdater(model, total_steps=10).update(0)
+
+
+def test_layers_wrapped_for_another_scheme_are_not_wrapped_again(keras):
+    with pytest.raises(ValueError, match="other settings"):
+        dpf_tf.prune(make(keras, "gmp"), 0.5, "dpf")
+
+
+# --- A scheme of one's own ---
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Every(methods.Method):
+    """Keeps every n-th weight."""
+
+    n: int = 2
+
+    def masks(self, round):
+        found = [np.arange(w.size).reshape(w.shape) for w in round.kernels]
+        return [places % self.n == 0 for places in found]
+
+
+def test_a_scheme_of_ones_own_trains_saves_and_strips(keras, tmp_path):
+    registered = {"Every": Every}
+    model = make(keras, Every(n=4), RAMP)
+    fit(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", registered)
+    assert loaded.layers[0].settings.method == Every(n=4)
+    kernel = dpf_tf.strip_pruning(loaded).get_layer("a").get_weights()[0]
+    assert np.flatnonzero(kernel).tolist() == list(range(0, kernel.size, 4))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wrong(methods.Method):
+    """Returns what is no mask."""
+
+    def masks(self, round):
+        return [kernel != 0 for kernel in round.kernels][:1]
+
+
+def test_masks_of_a_wrong_form_are_refused_with_what_was_expected(keras):
+    with pytest.raises(ValueError, match=r"Wrong.masks must return.*bool\[6, 8\]"):
+        fit(make(keras, Wrong(), RAMP))
+
+
+def test_every_public_scheme_tells_its_options_and_its_source():
+    for cls in methods.METHODS.values():
+        text = inspect.getdoc(cls)
+        assert "References:" in text and "Example:" in text, cls
+        own = [field.name for field in dataclasses.fields(cls)]
+        assert all(f"{name}:" in text for name in own), cls
+        assert cls.__name__ in methods.__all__
+
+
+# --- Masks of one's own ---
+
+
+def test_masks_of_a_training_can_be_trained_again_from_the_first_weights(keras):
+    model, again = make(keras, schedule=RAMP), make(keras)
+    first = model.get_weights()
+    again.set_weights(first)
+    fit(model)
+    masks = dpf_tf.get_masks(model)
+    dpf_tf.set_masks(again, masks)
+    dpf_tf.freeze_masks(again)
+    x = np.ones((32, 6), np.float32)
+    again.fit(x, x[:, :1], verbose=0)
+    found = dpf_tf.get_masks(again)
+    assert sum(int((~mask).sum()) for mask in found.values()) == (48 + 32) // 2
+    assert_bits_equal(list(found.values()), list(masks.values()))
+    for layer in pruned_layers(again):
+        for path, kernel in layer.masked_kernels.items():
+            mask = masks[f"{layer.name}/{path}"]
+            assert not kernel.numpy()[~mask].any()
+
+
+def test_set_masks_does_not_hold_on_to_the_array_it_is_given(keras):
+    model = make(keras)
+    masks = one_weight_each(model)
+    dpf_tf.set_masks(model, masks)
+    for mask in masks.values():
+        mask[...] = True
+    assert all(mask.sum() == 1 for mask in dpf_tf.get_masks(model).values())
+
+
+def one_weight_each(model):
+    masks = {path: ~mask for path, mask in dpf_tf.get_masks(model).items()}
+    for mask in masks.values():
+        mask.flat[0] = True
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda masks: masks.pop("a/kernel"), ValueError, "one side only: a/kernel"),
+        (lambda masks: masks.update(c=1), ValueError, "one side only: c"),
+        (
+            lambda masks: masks.update({"a/kernel": np.ones((6, 8))}),
+            TypeError,
+            "a/kernel: an array of float64",
+        ),
+        (
+            lambda masks: masks.update({"a/kernel": np.ones((8, 6), bool)}),
+            ValueError,
+            r"shape \(6, 8\). Received: \(8, 6\)",
+        ),
+        (
+            lambda masks: masks.update({"b/kernel": np.zeros((8, 4), bool)}),
+            ValueError,
+            "b/kernel keeps no weight",
+        ),
+    ],
+)
+def test_wrong_masks_are_refused_and_nothing_is_changed(keras, change, error, message):
+    model = make(keras)
+    masks = one_weight_each(model)
+    change(masks)
+    with pytest.raises(error, match=message):
+        dpf_tf.set_masks(model, masks)
+    assert all(mask.all() for mask in dpf_tf.get_masks(model).values())

@@ -1,0 +1,411 @@
+"""What schemes do to the training around them: losses, metrics, late layers, files."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import dpf_tf
+from dpf_tf import keras_api, methods, prunable
+from tests.helpers import pruned_layers, values
+
+CONSTANT = {"final_sparsity": 0.5, "initial_sparsity": 0.5, "end_step": 100}
+X = np.random.default_rng(5).normal(size=(32, 6)).astype("float32")
+Y = np.tanh(X[:, :2] + X[:, 2:4])
+
+
+def net(keras, *, dtype="float32", regularizer=None):
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(
+                8, name="a", dtype=dtype, kernel_regularizer=regularizer
+            ),
+            keras.layers.ReLU(dtype=dtype),
+            keras.layers.Dense(2, name="b", dtype="float32"),
+        ]
+    )
+
+
+def compiled(keras, model, rate=0.01):
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse", jit_compile=False)
+    return model
+
+
+def fit(model, x=X, y=Y, batch_size=8, epochs=2, data=None):
+    """Trains, with the whole data as the batch for gradients."""
+    data = (lambda step: (x, y)) if data is None else data
+    callback = dpf_tf.PruningCallback(settle=0, data=data)
+    return model.fit(
+        x, y, batch_size, epochs=epochs, verbose=0, shuffle=False, callbacks=[callback]
+    )
+
+
+def snip_mask(model):
+    """The mask that SNIP makes of the model's first weights, and these."""
+    first = [layer.kernels["kernel"].numpy() for layer in pruned_layers(model)]
+    fit(model, epochs=1)
+    return list(dpf_tf.get_masks(model).values()), first
+
+
+# --- Decay of pruned weights ---
+
+
+def decay_of_one_step(keras, call, dtype="float32"):
+    """What one step of plain SGD takes off the pruned weights, relative to them."""
+    layer = keras.layers.Dense(6, use_bias=False, dtype=dtype)
+    schedule = dpf_tf.ConstantSparsity(0.5)
+    wrapped = dpf_tf.prune(layer, schedule, pruned_gradient=0, pruned_decay=1.0)
+    inputs = keras.Input((6,))
+    model = keras.Model(
+        inputs, keras.layers.Flatten(dtype="float32")(call(wrapped, inputs))
+    )
+    optimizer = keras.optimizers.SGD(0.01)
+    if dtype == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    model.compile(optimizer, "mse", jit_compile=False)
+    before = wrapped.kernels["kernel"].numpy()
+    fit(model, y=Y @ np.ones((2, 6), np.float32), batch_size=32, epochs=1)
+    after, mask = wrapped.kernels["kernel"].numpy(), wrapped.masks["kernel"].numpy()
+    assert (~mask).sum() == 18
+    return 1 - (after / before)[~mask]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_decay_of_pruned_weights_is_the_same_in_float16_and_for_a_shared_layer(
+    keras, dtype, calls
+):
+    def call(layer, x):
+        for _ in range(calls):
+            x = layer(x)
+        return x
+
+    found = decay_of_one_step(keras, call, dtype)
+    np.testing.assert_allclose(found, 0.01, rtol=1e-3)
+
+
+# --- The pass that finds gradients ---
+
+
+def test_regularizers_have_no_part_in_the_gradients_that_are_ranked(keras):
+    masks = []
+    for regularizer in (None, keras.regularizers.L2(10.0)):
+        keras.utils.set_random_seed(2)
+        model = dpf_tf.prune(net(keras, regularizer=regularizer), 0.5, "snip")
+        masks.append(snip_mask(compiled(keras, model))[0])
+    for left, right in zip(*masks, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_losses_that_a_layer_adds_have_their_part(keras):
+    @keras.saving.register_keras_serializable("test_method_effects")
+    class Square(keras.layers.Layer):
+        """Adds the squares of its inputs to the loss, the only one that counts."""
+
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(tf.square(x)))
+            return x
+
+    inputs = keras.Input((6,))
+    hidden = Square()(keras.layers.Dense(8, name="a", use_bias=False)(inputs))
+    outputs = keras.layers.Dense(2, kernel_initializer="zeros", name="b")(hidden)
+    model = compiled(
+        keras, dpf_tf.prune(keras.Model(inputs, outputs), 0.5, "snip", layers="a")
+    )
+    (mask,), (kernel,) = snip_mask(model)
+    scores = np.abs(2 * X.T @ (X @ kernel) * kernel)
+    expected = scores >= np.sort(scores.ravel())[-24]
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_masks_by_gradients_in_float16_are_nearly_those_in_float32(keras):
+    """At the loss scale that training begins with the gradients overflow here."""
+    found = []
+    for dtype in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(2)
+        model = dpf_tf.prune(net(keras, dtype=dtype), 0.5, "snip", layers="a")
+        optimizer = keras.optimizers.SGD(1e-6)
+        if dtype != "float32":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, "mse", jit_compile=False)
+        callback = dpf_tf.PruningCallback(data=lambda step: (X, 300 * Y))
+        model.fit(X, 300 * Y, verbose=0, callbacks=[callback])
+        found.append(dpf_tf.get_masks(model)["a/kernel"])
+    assert (found[0] == found[1]).mean() > 0.95
+
+
+def test_gradients_that_are_not_finite_are_refused_with_the_step(keras):
+    model = compiled(keras, dpf_tf.prune(net(keras), 0.5, "snip", layers="a"))
+    wrong = np.where(np.arange(6) == 2, np.nan, X)
+    with pytest.raises(ValueError, match="step 0 are not finite"):
+        fit(model, data=[(wrong, Y)])
+
+
+def test_a_pass_leaves_no_trace_in_the_logs(keras):
+    """Before the first step tf_keras has not made its metrics."""
+    losses = []
+    for method in ("snip", "one_shot"):
+        keras.utils.set_random_seed(2)
+        schedule = dpf_tf.OneShot(final_sparsity=0.0, step=0)
+        model = compiled(keras, dpf_tf.prune(net(keras), schedule, method))
+        history = fit(model, data=[(100 * X, 100 * Y)])
+        losses.append(history.history["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_data_that_can_be_gone_through_once_are_refused_and_empty_ones_too(keras):
+    with pytest.raises(TypeError, match="begun anew"):
+        dpf_tf.PruningCallback(data=iter([(X, Y)]))
+    with pytest.raises(TypeError, match="`data`"):
+        dpf_tf.PruningCallback(data=3)
+    model = compiled(keras, dpf_tf.prune(net(keras), 0.5, "snip", layers="a"))
+    with pytest.raises(ValueError, match="no batches"):
+        fit(model, data=[])
+
+
+def test_batches_begin_anew_when_they_end(keras):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=1)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "rigl", layers="a"))
+    fit(model, data=[(X, Y)], epochs=5)
+    assert dpf_tf.sparsity_report(model)["pruned"]["sparsity"] == 0.5
+
+
+def test_a_method_that_does_not_say_what_it_needs_is_told_to(keras):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Silent(methods.Method):
+        def masks(self, round):
+            return round.largest(round.gradients)
+
+    model = compiled(keras, dpf_tf.prune(net(keras), 0.5, Silent(), layers="a"))
+    x, y = X, Y
+    with pytest.raises(ValueError, match="needs = frozenset"):
+        model.fit(x, y, verbose=0, callbacks=[dpf_tf.PruningCallback()])
+
+
+# --- Masks, values and momenta ---
+
+
+@pytest.mark.parametrize(
+    "restarts", [(), ("weights",), ("momenta",), ("weights", "momenta")]
+)
+def test_a_scheme_clears_what_it_says(keras, restarts):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Clearing(methods.Method):
+        def masks(self, round):
+            half = [np.arange(m.size).reshape(m.shape) % 2 == 0 for m in round.masks]
+            return half if round.step else round.masks
+
+    Clearing.restarts = frozenset(restarts)
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.5, end_step=4, frequency=4)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, Clearing(), layers="a"))
+    updater = dpf_tf.MaskUpdater(model)
+    (layer,) = pruned_layers(model)
+    kernel = layer.kernels["kernel"]
+    for step in range(4):
+        updater.update(step)
+        model.train_on_batch(X, Y)
+    momentum = getattr(model.optimizer, "momentums", None)[0]
+    before = values([kernel, momentum])
+    updater.update(4)
+    odd = np.arange(48).reshape(6, 8) % 2 == 1
+    for name, old, new in zip(
+        ("weights", "momenta"), before, values([kernel, momentum]), strict=True
+    ):
+        assert old.all()
+        np.testing.assert_array_equal(new[~odd], old[~odd])
+        assert new[odd].any() == (name not in restarts)
+
+
+def test_a_scheme_may_return_masks_of_the_round_beside_new_ones(keras):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class First(methods.Method):
+        def masks(self, round):
+            return [round.kernels[0] > 0, *round.masks[1:]]
+
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=2)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, First(), layers="."))
+    fit(model)
+    masks = dpf_tf.get_masks(model)
+    assert not masks["a/kernel"].all() and masks["b/kernel"].all()
+
+
+@pytest.mark.parametrize("method", ["set", "snip", "one_shot", "dpf"])
+def test_layers_that_are_made_late_are_pruned_as_well(keras, method):
+    class Model(keras.Model):
+        def __init__(self, schedule, method):
+            super().__init__()
+            self.first = dpf_tf.prune(
+                keras.layers.Dense(8, name="first"), schedule, method
+            )
+            self.first.build((None, 6))
+            self.second = dpf_tf.prune(
+                keras.layers.Dense(8, name="second"), schedule, method
+            )
+            self.outputs_ = keras.layers.Dense(2)
+
+        def call(self, x, training=None):
+            return self.outputs_(
+                self.second(self.first(x, training=training), training=training)
+            )
+
+    schedule = {
+        "set": dpf_tf.PolynomialDecay(**CONSTANT, frequency=5),
+        "snip": dpf_tf.OneShot(final_sparsity=0.5, step=0),
+        "one_shot": dpf_tf.OneShot(final_sparsity=0.5, step=0),
+        "dpf": dpf_tf.ConstantSparsity(0.5, frequency=1000),
+    }[method]
+    made = methods.get(method)
+    model = Model(schedule, made)
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+
+    def loss(model, batch):
+        x, y = batch
+        return tf.reduce_mean(tf.square(model(x, training=True) - y))
+
+    updater = dpf_tf.MaskUpdater(
+        model, optimizer=optimizer, data=lambda step: (X, Y), loss=loss
+    )
+    for step in range(3):
+        updater.update(step)
+        with tf.GradientTape() as tape:
+            value = loss(model, (X, Y))
+        variables = model.trainable_variables
+        gradients = tape.gradient(value, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    found = {path: 1 - mask.mean() for path, mask in dpf_tf.get_masks(model).items()}
+    assert len(found) == 2
+    assert all(0.2 < sparsity < 0.8 for sparsity in found.values()), found
+    assert updater.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+def test_momenta_of_a_checkpoint_that_would_come_too_late_are_told_of(keras):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=5)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "sparse_momentum"))
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    updater = dpf_tf.MaskUpdater(model, optimizer=optimizer)
+    updater.update(0)
+    with pytest.raises(ValueError, match="optimizer.build"):
+        updater.update(5)
+    optimizer.build(model.trainable_variables)
+    assert updater.update(5).sparsity == pytest.approx(0.5)
+
+
+def test_the_length_of_an_epoch_is_enough_where_the_training_s_is_not_asked(keras):
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency="epoch")
+    model = dpf_tf.prune(net(keras), schedule)
+    updater = dpf_tf.MaskUpdater(model, epoch_steps=5)
+    assert [step for step in range(12) if updater.due(step)] == [0, 5, 10]
+
+
+# --- ST-3: filters, and kernels without a magnitude ---
+
+
+def test_filters_are_those_of_the_layers_outputs(keras):
+    layers = keras.layers
+    cases = [
+        (layers.Dense(5), (None, 3), {"kernel": (1,)}),
+        (layers.Conv2D(8, 3), (None, 8, 8, 4), {"kernel": (3,)}),
+        (layers.Conv2D(8, 3, groups=4), (None, 8, 8, 4), {"kernel": (3,)}),
+        (layers.Conv2DTranspose(8, 3), (None, 8, 8, 4), {"kernel": (2,)}),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2), (None, 8, 8, 4), {"": (2, 3)}),
+        (
+            layers.SeparableConv2D(8, 3),
+            (None, 8, 8, 4),
+            {"depthwise_kernel": (2, 3), "pointwise_kernel": (3,)},
+        ),
+        (layers.EinsumDense("abc,cde->abde", (None, 2, 7)), (None, 6, 4), {"": (1, 2)}),
+        (layers.EinsumDense("abcd,cde->abe", (None, 7)), (None, 6, 2, 4), {"": (2,)}),
+        (layers.EinsumDense("...x,xy->...y", 7), (None, 6, 4), {"": (1,)}),
+    ]
+    for layer, shape, expected in cases:
+        layer.build(shape)
+        found = {k.path: prunable.filter_axes(k) for k in prunable.kernels(layer)}
+        if "" in expected:
+            assert list(found.values()) == list(expected.values()), layer
+        else:
+            assert found == expected, layer
+
+
+def test_st3_scales_nothing_where_there_is_no_magnitude(keras):
+    layer = keras.layers.Dense(4, kernel_initializer="zeros", name="a")
+    layer.build((None, 6))
+    pruned = dpf_tf.prune(layer, dpf_tf.ConstantSparsity(0.5), "st3")
+    dpf_tf.MaskUpdater(pruned).update(0)
+    np.testing.assert_array_equal(pruned.states["kernel"]["scale"].numpy(), 1.0)
+
+
+def test_st3_refuses_an_allocation_that_ranks_other_magnitudes(keras):
+    layer = keras.layers.Dense(4)
+    with pytest.raises(ValueError, match="global_normalized.*sigma=True"):
+        dpf_tf.prune(layer, 0.5, "st3", allocation="global_normalized")
+
+
+def test_st3_refuses_masks_that_are_not_its_own(keras):
+    model = dpf_tf.prune(net(keras), 0.5, "st3")
+    with pytest.raises(ValueError, match="ST3 makes more than masks.*method='dpf'"):
+        dpf_tf.set_masks(model, dpf_tf.get_masks(model))
+
+
+# --- Schedules and options ---
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "straight_through"])
+def test_one_mask_is_refused_by_schemes_that_make_many(keras, method):
+    with pytest.raises(ValueError, match="Received: OneShot"):
+        dpf_tf.prune(net(keras), dpf_tf.OneShot(final_sparsity=0.5), method)
+
+
+def test_a_share_falls_to_nothing_at_the_end_of_the_schedule_or_stays():
+    class Round:
+        step = 10
+
+    for schedule, expected in (
+        (dpf_tf.PolynomialDecay(**CONSTANT), (1 + math.cos(math.pi / 10)) / 2),
+        (dpf_tf.PolynomialDecay(**CONSTANT | {"end_step": 5}), 0.0),
+        (dpf_tf.PolynomialDecay(**CONSTANT | {"end_step": 0}), 0.0),
+        (dpf_tf.ConstantSparsity(0.5), 1.0),
+    ):
+        Round.schedule = schedule
+        assert methods.drop_and_grow.cosine(Round) == pytest.approx(expected)
+
+
+def test_numpy_numbers_are_options_and_are_saved(keras, tmp_path):
+    method = methods.RigL(share=np.float32(0.25), seed=np.int64(3))
+    assert (type(method.share), type(method.seed)) == (float, int)
+    model = dpf_tf.prune(net(keras), 0.5, method)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.layers[0].settings.method == method
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: methods.DSR(threshold=0.0), "threshold"),
+        (lambda: methods.DSR(threshold=math.inf), "finite"),
+        (lambda: methods.DPF(pruned_gradient=math.inf), "finite"),
+    ],
+)
+def test_options_that_would_do_nothing_or_anything_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_nan_is_told_of_by_the_kernels_path(keras):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=2)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "set", layers="."))
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    kernel = pruned_layers(model)[1].kernels["kernel"]
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(ValueError, match="b/kernel"):
+        updater.update(2)
+
+
+def test_a_read_only_array_is_copied():
+    array = np.zeros(64, bool)
+    array.flags.writeable = False
+    assert not keras_api.shared_tensor(array).numpy().any()
