@@ -14,13 +14,8 @@ from dpf_tf import methods
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
 from dpf_tf.macs import count_macs
-from dpf_tf.model import (
-    freeze_masks,
-    get_masks,
-    prune,
-    prune_low_magnitude_dpf,
-    set_masks,
-)
+from dpf_tf.masks import freeze_masks, get_masks, set_masks
+from dpf_tf.model import prune, prune_low_magnitude_dpf
 from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
 from dpf_tf.schedules import ConstantSparsity, OneShot, PolynomialDecay

@@ -1,11 +1,10 @@
-"""From a dense model to a pruned one; its masks, and when they become final."""
+"""From a dense model to a pruned one."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
@@ -14,7 +13,6 @@ from dpf_tf.graph import (
     check_layers,
     is_graph,
     output_layers,
-    pruned_layers,
     rebuild,
     walk,
 )
@@ -316,133 +314,3 @@ def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:
         raise ValueError(message)
     if not selection.explicit:
         warnings.warn(message + " It stays dense.", stacklevel=5)
-
-
-def get_masks(model: Any) -> dict[str, np.ndarray]:
-    """Returns the present masks of a pruned model.
-
-    Args:
-        model: a pruned model or wrapped layer.
-
-    Returns:
-        A dict in model order, from the kernel's path through the model
-        (`"block1/conv2d/kernel"`) to a boolean array of the kernel's shape, `False`
-        where pruned.
-
-    Raises:
-        ValueError: if nothing of the model is pruned.
-
-    Example:
-
-        >>> import keras
-        >>> import dpf_tf
-        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2, name="d"), 0.5)
-        >>> layer.build((None, 2))
-        >>> dpf_tf.get_masks(layer)["d/kernel"].tolist()  # No update yet.
-        [[True, True], [True, True]]
-    """
-    return {
-        f"{path}/{kernel}": np.array(keras_api.numpy_view(tf.convert_to_tensor(mask)))
-        for path, layer in pruned_layers(model)
-        for kernel, mask in layer.masks.items()
-    }
-
-
-def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
-    """Gives a pruned model masks of one's own, such as those of another training.
-
-    With `freeze_masks` they are final, and `fit` trains under them: the lottery-ticket
-    experiment, for instance. Else the next update makes new ones. The dense weights
-    stay as they are.
-
-    Args:
-        model: a pruned model or wrapped layer whose kernels are made.
-        masks: as `get_masks` returns them: for each kernel's path a boolean array of
-            its shape, `False` where pruned.
-
-    Raises:
-        TypeError: if an array is not boolean.
-        ValueError: if nothing of the model is pruned, paths or shapes are not its, a
-            mask keeps no weight, or the method makes more than masks, as ST-3 does.
-
-    Example:
-
-        >>> import keras
-        >>> import numpy as np
-        >>> import dpf_tf
-        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2, name="d"), 0.5)
-        >>> layer.build((None, 2))
-        >>> dpf_tf.set_masks(layer, {"d/kernel": np.eye(2, dtype=bool)})
-        >>> dpf_tf.freeze_masks(layer)
-        >>> dpf_tf.sparsity_report(layer)["pruned"]["sparsity"]
-        0.5
-
-    References:
-        Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Lin et al., 2020,
-        section 5, retrain DPF's masks.
-    """
-    layers = pruned_layers(model)
-    variables = {
-        f"{path}/{kernel}": mask
-        for path, layer in layers
-        for kernel, mask in layer.masks.items()
-    }
-    for _, layer in layers:
-        method = layer.settings.method
-        if type(method).forward is not methods.Method.forward:
-            raise ValueError(
-                f"{type(method).__name__} makes more than masks, and that would not "
-                "fit these. Prune with method='dpf' to train under given masks."
-            )
-    if variables.keys() != masks.keys():
-        odd = ", ".join(sorted(variables.keys() ^ masks.keys())[:8])
-        raise ValueError(
-            "`masks` needs an array for each pruned kernel, as `get_masks` returns "
-            f"them. On one side only: {odd}"
-        )
-    arrays = {path: np.asarray(mask) for path, mask in masks.items()}
-    for path, array in arrays.items():
-        if array.dtype != np.bool_:
-            raise TypeError(
-                f"A mask is boolean, `False` where pruned. Received for {path}: an "
-                f"array of {array.dtype}"
-            )
-        if array.shape != tuple(variables[path].shape):
-            raise ValueError(
-                f"The mask of {path} has shape {tuple(variables[path].shape)}. "
-                f"Received: {array.shape}"
-            )
-        if not array.any():
-            raise ValueError(
-                f"The mask of {path} keeps no weight: nothing would get through."
-            )
-    for path, array in arrays.items():
-        variables[path].assign(array)
-
-
-def freeze_masks(model: Any) -> None:
-    """Makes the present masks final: later fits fine-tune the sparse model.
-
-    `PruningCallback` is not needed from then on. The gradient stays unmasked, so the
-    dense weights move under the fixed masks; only the kept ones have an effect.
-
-    Args:
-        model: a pruned model or wrapped layer.
-
-    Raises:
-        ValueError: if nothing of the model is pruned.
-
-    Example:
-
-        >>> import keras
-        >>> import dpf_tf
-        >>> layer = dpf_tf.PruneLowMagnitudeDPF(keras.layers.Dense(2), 0.5)
-        >>> dpf_tf.freeze_masks(layer)
-        >>> layer.frozen
-        True
-
-    References:
-        Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
-    """
-    for _, layer in pruned_layers(model):
-        layer.set_frozen(True)

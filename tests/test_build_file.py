@@ -39,7 +39,7 @@ ROOMS = (
     ("graph", "selection"),
     ("groups", "batch_norm", "macs", "momentum"),
     ("gradients",),
-    ("model", "strip", "updater"),
+    ("masks", "model", "strip", "updater"),
     ("callbacks",),
     ("report",),
     ("__init__",),
