@@ -4,12 +4,12 @@ r"""The pruning schemes side by side: every cell is a training of official_model
     python -m benchmarks.compare --data=cifar10 --budget=short --arms=dpf,dpf_p64
 
 A cell is an arm (a method, with options or without) at a sparsity with a seed; which
-there are is in `benchmarks.budgets`. Its result is one JSON file; a cell that has one is
-not run again, and one that was broken off goes on where it was, so that the same command
-can be given until all are there. All cells of a comparison have the same recipe, epochs,
-settled part and recalibration of batch norm; one-shot pruning's fine-tuning is counted
-in. A lottery ticket is trained for as many epochs again as it took to find its mask.
-`benchmarks.compare_table` prints and draws what came of it.
+there are is in `benchmarks.budgets`. Its result is one JSON file; a cell that has one
+is not run again, and one that was broken off goes on where it was, so that the same
+command can be given until all are there. All cells of a comparison have the same
+recipe, epochs, settled part and recalibration of batch norm; one-shot pruning's
+fine-tuning is counted in. A lottery ticket is trained for as many epochs again as it
+took to find its mask. `benchmarks.compare_table` prints and draws what came of it.
 """
 
 from __future__ import annotations
