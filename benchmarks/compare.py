@@ -31,6 +31,7 @@ from absl import app, flags
 from benchmarks import record
 from benchmarks.budgets import ARMS, BUDGETS, Budget
 from benchmarks.comparison import RESULTS
+from official_models import recipes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -136,12 +137,21 @@ def is_done(cell: Cell) -> bool:
     """
     if not cell.result.exists():
         return False
-    found = json.loads(cell.result.read_text(encoding="utf-8"))["command"]
-    if not found.startswith(shlex.join(cell.command())):
+    found = json.loads(cell.result.read_text(encoding="utf-8"))
+    if not found["command"].startswith(shlex.join(cell.command())):
         raise app.UsageError(
-            f"{cell.result} was made by other flags: {found}. Move it away, or give "
-            "another --results."
+            f"{cell.result} was made by other flags: {found['command']}. Move it away, "
+            "or give another --results."
         )
+    given = {flag.removeprefix("--").partition("=")[0] for flag in cell.command()}
+    recipe = dataclasses.asdict(recipes.get(budget_of(cell.data, cell.budget).recipe))
+    for name, value in json.loads(json.dumps(recipe)).items():
+        if name not in given and found["recipe"].get(name, value) != value:
+            raise app.UsageError(
+                f"{cell.result} was made by another recipe: {name} was "
+                f"{found['recipe'][name]!r} and is {value!r}. Move it away, or give "
+                "another --results."
+            )
     return True
 
 
@@ -213,8 +223,12 @@ def in_parallel(work: Callable[[Cell], None], found: list[Cell]) -> None:
     """Does the work on some cells, as many at a time as was asked for."""
     with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
         futures = [pool.submit(work, cell) for cell in found]
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BaseException:  # Ctrl-C too: what has not begun is not begun.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main(_: list[str]) -> None:

@@ -22,6 +22,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "The data.", required=True)
 flags.DEFINE_string("budget", "short", "The budget.")
 flags.DEFINE_list("arms", None, "Which arms. Default: all that are there.")
+flags.DEFINE_string("results", str(comparison.RESULTS), "Where the results are.")
 flags.DEFINE_string("figure", None, "Where to draw. Default: in docs/.")
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
@@ -67,11 +68,12 @@ def draw(scores: Scores, record: dict[str, Any], path: pathlib.Path) -> None:
 def main(_: list[str]) -> None:
     data, budget, arms = FLAGS.data, FLAGS.budget, FLAGS.arms
     try:
-        lines = tables.compare(data, budget, arms)
+        results = pathlib.Path(FLAGS.results)
+        lines = tables.compare(data, budget, arms, results)
     except FileNotFoundError as error:
         raise app.UsageError(str(error)) from error
     print("\n".join(lines))
-    found = comparison.records(data, budget)
+    found = comparison.records(data, budget, results)
     chosen = [record for record in found if not arms or record["arm"] in arms]
     path = pathlib.Path(FLAGS.figure or DOCS / f"compare_{data}_{budget}.png")
     draw(comparison.scores(chosen), chosen[0], path)

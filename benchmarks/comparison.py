@@ -30,14 +30,19 @@ class Score(NamedTuple):
         return f"{self.mean:.2f} ± {self.deviation:.2f}{left_out}"
 
 
-def records(data: str, budget: str) -> list[dict[str, Any]]:
+def records(
+    data: str, budget: str, results: pathlib.Path = RESULTS
+) -> list[dict[str, Any]]:
     """Returns the cells of a comparison that are there."""
-    paths = sorted((RESULTS / f"{data}_{budget}").glob("*.json"))
+    paths = sorted((results / f"{data}_{budget}").glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
-    """Returns what each arm comes to at each sparsity, the best arms first."""
+    """Returns what each arm comes to at each sparsity.
+
+    The best arms come first, by the highest sparsity that all of them have.
+    """
     accuracies: dict[str, dict[float, list[float]]] = {}
     for record in found:
         cells = accuracies.setdefault(record["arm"], {})
@@ -46,11 +51,13 @@ def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
         arm: {sparsity: score(values) for sparsity, values in sorted(cells.items())}
         for arm, cells in accuracies.items()
     }
-    last = max((s for cells in arms.values() for s in cells), default=0.0)
+    sparse = [cells.keys() for arm, cells in arms.items() if arm != "dense"]
+    common = set.intersection(*map(set, sparse)) if sparse else set()
 
     def order(arm: str) -> tuple[bool, float]:
-        mean = arms[arm][last].mean if last in arms[arm] else 0.0
-        return arm != "dense", -mean
+        if arm == "dense" or not common:
+            return arm != "dense", 0.0
+        return True, -arms[arm][max(common)].mean
 
     return {arm: arms[arm] for arm in sorted(arms, key=order)}
 

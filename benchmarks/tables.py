@@ -217,7 +217,12 @@ def training() -> list[str]:
     ]
 
 
-def compare(data: str, budget: str, arms: Collection[str] | None = None) -> list[str]:
+def compare(
+    data: str,
+    budget: str,
+    arms: Collection[str] | None = None,
+    results: pathlib.Path = comparison.RESULTS,
+) -> list[str]:
     """Returns the accuracies of a comparison, of all arms or some; best ones first.
 
     Raises:
@@ -225,13 +230,13 @@ def compare(data: str, budget: str, arms: Collection[str] | None = None) -> list
     """
     records = [
         record
-        for record in comparison.records(data, budget)
+        for record in comparison.records(data, budget, results)
         if arms is None or record["arm"] in arms
     ]
     if not records:
         raise FileNotFoundError(
             f"There is no result of --data={data} --budget={budget} in "
-            f"{comparison.RESULTS}. Run `python -m benchmarks.compare` first."
+            f"{results}. Run `python -m benchmarks.compare` first."
         )
     scores = comparison.scores(records)
     sparsities = sorted({sparsity for cells in scores.values() for sparsity in cells})

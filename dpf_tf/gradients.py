@@ -11,7 +11,7 @@ import tensorflow as tf
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import check_batches
 from dpf_tf.feedback import probing
-from dpf_tf.graph import wrappers
+from dpf_tf.graph import walk, wrappers
 
 LARGEST_SCALE = 2.0**15  # What Keras's loss scaling begins with.
 
@@ -62,17 +62,29 @@ class GradientPass:
         known = self._metrics()
         counted = [variable for metric in known for variable in metric.variables]
         touched = [*self._model.non_trainable_variables, *counted]
-        state = [(variable, api.dense(variable)) for variable in touched]
+        with _strategy(self._model).scope():
+            # Statistics of batch norm differ between replicas.
+            copies = [copy for variable in touched for copy in api.copies(variable)]
+        state = [(copy, copy.read_value()) for copy in copies]
+        eagerly = tf.config.functions_run_eagerly()
+        if any(hasattr(layer.call, "get_concrete_function") for layer in self._all()):
+            # What such a layer has traced in training would be used again here.
+            tf.config.run_functions_eagerly(True)
         try:
             return self._finite(step, batch, kernels)
         finally:
+            tf.config.run_functions_eagerly(eagerly)
             for layer, before in zip(layers, permitted, strict=True):
                 layer.permit(before)
-            for variable, value in state:
-                variable.assign(value)
+            for copy, value in state:
+                copy.assign(value)
             for metric in self._metrics():  # tf_keras makes some in the first pass.
                 if not any(metric is each for each in known):
                     metric.reset_state()
+
+    def _all(self) -> list[Any]:
+        """Returns the model and every layer in it."""
+        return [self._model, *(layer for _, layer in walk(self._model))]
 
     def _metrics(self) -> list[Any]:
         return list(getattr(self._model, "metrics", []))
@@ -100,7 +112,7 @@ class GradientPass:
 
     def _next_batch(self, step: int) -> Any:
         if callable(self._data):
-            return self._data(step)
+            return tf.nest.map_structure(_tensor, self._data(step))
         if self._batches is None:
             data = self._data
             strategy = _strategy(self._model)
@@ -114,7 +126,7 @@ class GradientPass:
                     f"batch of one. Received an object of type {type(data).__name__}"
                 )
             self._batches = _over_and_over(data)
-        return next(self._batches)
+        return tf.nest.map_structure(_tensor, next(self._batches))
 
     def _function(self, kernels: list[Any]) -> Any:
         """Returns the pass as a graph, traced once for the kernels of a pool."""
@@ -143,8 +155,14 @@ class GradientPass:
             tape.watch(probes)
             loss = (self._loss or _compiled_loss)(self._model, batch)
             loss = loss * tf.cast(scale, loss.dtype)
-        zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(loss, probes, unconnected_gradients=zero)
+        found = tape.gradient(loss, probes)
+        if lost := [k.name for k, x in zip(kernels, found, strict=True) if x is None]:
+            raise ValueError(
+                f"The loss does not depend on {', '.join(lost)}, so that there is no "
+                "gradient to rank it by; or the model calls it in a `tf.function` of "
+                "its own. Leave it dense with `exclude=`, or take the decorator off."
+            )
+        return found
 
 
 def _compiled_loss(model: Any, batch: Any) -> tf.Tensor:
@@ -159,6 +177,10 @@ def _scales_loss(optimizer: Any) -> bool:
     names = ("scale_loss", "get_scaled_loss")
     inner = hasattr(optimizer, "inner_optimizer")
     return inner and any(hasattr(optimizer, name) for name in names)
+
+
+def _tensor(part: Any) -> Any:
+    return tf.convert_to_tensor(part) if isinstance(part, np.ndarray) else part
 
 
 def _over_and_over(data: Any) -> Iterator[Any]:

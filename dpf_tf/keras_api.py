@@ -150,6 +150,12 @@ class _EitherKeras:
         return tf.convert_to_tensor(cls._stored(variable))
 
     @classmethod
+    def copies(cls, variable: Any) -> tuple[Any, ...]:
+        """Returns the copies of a variable, one for each replica of this process."""
+        strategy = tf.distribute.get_strategy()
+        return strategy.experimental_local_results(cls._stored(variable))
+
+    @classmethod
     def in_scope(cls, variable: Any) -> bool:
         """Tells whether a variable was made under the strategy that is in force."""
         extended = tf.distribute.get_strategy().extended

@@ -32,7 +32,7 @@ def momenta(optimizer: Any, kernels: list[Any]) -> list[list[Any]]:
 
     Returns:
         A list for each kernel: one variable, or none where the optimizer keeps no
-        momentum, or has not made its variables yet.
+        momentum, has not made its variables yet, or does not train the kernel.
     """
     if hasattr(optimizer, "get_slot"):  # A legacy optimizer of tf_keras.
         slots = [n for n in optimizer.get_slot_names() if n in ("momentum", "m")]
@@ -45,12 +45,16 @@ def momenta(optimizer: Any, kernels: list[Any]) -> list[list[Any]]:
     found = next((each for each in lists if each), None)
     if not found:
         return [[] for _ in kernels]
-    return [[found[_index(optimizer, kernel)]] for kernel in kernels]
+    places = [_index(optimizer, kernel) for kernel in kernels]
+    return [[] if place is None else [found[place]] for place in places]
 
 
-def _index(optimizer: Any, kernel: Any) -> int:
+def _index(optimizer: Any, kernel: Any) -> int | None:
     # No public attribute tells which momentum is whose: names are not unique, and after
     # loading tf_keras's are others. This is how the optimizers find their own.
-    if hasattr(optimizer, "_get_variable_index"):
-        return optimizer._get_variable_index(kernel)
-    return optimizer._index_dict[optimizer._var_key(kernel)]
+    try:
+        if hasattr(optimizer, "_get_variable_index"):
+            return optimizer._get_variable_index(kernel)
+        return optimizer._index_dict[optimizer._var_key(kernel)]
+    except KeyError:
+        return None

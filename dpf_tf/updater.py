@@ -118,12 +118,16 @@ class MaskUpdater:
 
     def due(self, step: int) -> bool:
         """Tells whether masks are recomputed at `step`."""
-        return self._missed or any(s.schedule(step)[0] for s in self.settings)
+        return bool(self._due_settings(range(step, step + 1)))
 
-    @property
-    def _missed(self) -> bool:
-        """Whether layers have been built since an update that they missed."""
-        return any(layer.built for layer in self._late)
+    def _due_settings(self, steps: range) -> list[Settings]:
+        """Returns the settings by which a mask is due, or was before a layer's time."""
+        late = [layer.settings for layer in self._late if layer.built]
+        return [
+            settings
+            for settings in self.settings
+            if settings in late or any(settings.schedule(t)[0] for t in steps)
+        ]
 
     def update(self, step: int) -> MaskUpdate:
         """Recomputes the masks if they are due at `step`.
@@ -154,16 +158,14 @@ class MaskUpdater:
                 "Masks are updated between training steps: call `update(step)` outside "
                 "`tf.function` and outside `strategy.run`."
             )
-        groups = self._collect()
         steps = range(step if since is None else since, step + 1)
-        due = [
-            group
-            for group in groups
-            if self._missed or any(group.settings.schedule(t)[0] for t in steps)
+        settings = self._due_settings(steps)
+        due = [group for group in self._collect() if group.settings in settings]
+        self._late = [
+            layer
+            for _, layer in movable(self._pruned_layers())
+            if not layer.built and (layer in self._late or layer.settings in settings)
         ]
-        if due or not groups:
-            layers = movable(self._pruned_layers())
-            self._late = [layer for _, layer in layers if not layer.built]
         before = None if self._begun else count_kept([m for g in due for m in g.masks])
         updates = [self._update_group(group, step) for group in due]
         if before is not None and due:
@@ -310,6 +312,8 @@ class MaskUpdater:
     def _read_momenta(self, group: Group, step: int) -> list[np.ndarray]:
         read = keras_api.of(self._model).dense
         found = self._momenta(group, step)
+        if not is_built(self._trained_by):  # Before the first step.
+            return [np.zeros(kernel.shape, np.float32) for kernel in group.kernels]
         if not all(found):
             self._refuse_without_momentum(group.settings.method)
         return [keras_api.numpy_view(read(momentum)) for momentum, *_ in found]
@@ -317,8 +321,8 @@ class MaskUpdater:
     def _refuse_without_momentum(self, method: Method) -> None:
         raise ValueError(
             f"{type(method).__name__} looks at the optimizer's momentum, and "
-            f"{type(self._trained_by).__name__} keeps none. Use SGD with "
-            "`momentum=0.9`, or Adam."
+            f"{type(self._trained_by).__name__} keeps none, or does not train all of "
+            "the pruned kernels. Use SGD with `momentum=0.9`, or Adam."
         )
 
     def _restart(self, group: Group, old: list[Any], new: list[Any], step: int) -> None:

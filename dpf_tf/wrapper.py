@@ -256,17 +256,19 @@ class PruneLowMagnitudeDPF:
             return
         if self._api.in_construction():  # tf_keras would keep it for good.
             return
-        if any(loss is each for loss in self.losses for each in state.penalties):
-            return
-        found = [
-            self.settings.method.penalty(
+        asked = (
+            state.settings.method.penalty(
                 read(kernel.variable),
                 read(getattr(self, _state_name(kernel.path, "mask"))),
             )
             for kernel in state.kernels
-        ]
-        state.penalties = [loss for loss in found if loss is not None]
-        for loss in state.penalties:
+        )
+        found = [loss for loss in asked if loss is not None]
+        before = state.penalties
+        if not found or any(x is each for x in self.losses for each in before):
+            return
+        state.penalties = found
+        for loss in found:
             self.add_loss(loss)
 
     def _refuse_unused(self, unused: list[str]) -> None:

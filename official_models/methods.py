@@ -67,6 +67,23 @@ def schedule(
     return dataclasses.replace(found, **changes).resolve(steps, steps_per_epoch)
 
 
+def check(method: dpf_tf.methods.Method, recipe: Recipe, schedule: Any) -> None:
+    """Refuses a recipe for which a method is not defined.
+
+    Raises:
+        InputError: if it says so, or makes one mask only and a period is given.
+    """
+    if recipe.mask_period is not None and not hasattr(schedule, "frequency"):
+        raise InputError(
+            f"{type(method).__name__} makes one mask: it has no --mask_period. "
+            f"Received: {recipe.mask_period}"
+        )
+    try:
+        method.check(schedule, recipe.allocation or method.allocation)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 def prepare(
     method: dpf_tf.methods.Method | None,
     model: Any,

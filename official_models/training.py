@@ -107,6 +107,7 @@ class Training:
         sizes = [("steps", steps)]
         if self.method is not None:
             schedule = methods.schedule(self.method, recipe, steps)
+            methods.check(self.method, recipe, schedule)
             sizes.append(("mask period", getattr(schedule, "frequency", execution)))
             sizes.append(("step of its mask", getattr(schedule, "step", execution)))
         for name, number in sizes:

@@ -172,9 +172,49 @@ def two_cpus():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+def statistics(strategy, model):
+    """Batch norm's moving statistics of each replica."""
+    norm = next(x for x in model.layers if "BatchNorm" in type(x).__name__)
+    variables = [v.value if hasattr(v, "path") else v for v in norm.weights[2:]]
+    return [
+        copy.numpy()
+        for variable in variables
+        for copy in strategy.experimental_local_results(variable)
+    ]
+
+
+def pass_for_gradients(keras, strategy):
+    """What a mask update by gradients leaves of the replicas' statistics."""
+    schedule = schedule_of("rigl")
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Conv2D(8, 3, name="conv"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Flatten(),
+                keras.layers.Dense(4),
+            ]
+        )
+        model = dpf_tf.prune(model, schedule, "rigl")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=False)
+    batches = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
+    train(model, dpf_tf.PruningCallback(settle=0, data=batches))
+    before = statistics(strategy, model)
+    flips = dpf_tf.MaskUpdater(model, data=batches).update(8).flips
+    after = statistics(strategy, model)
+    return {
+        "flips": flips,
+        "replicas_differ": bool((before[0] != before[1]).any()),
+        "statistics_kept": all(map(np.array_equal, before, after)),
+    }
+
+
 def schemes(keras):
     """Every scheme on two replicas and on one."""
-    strategy, reports = two_cpus(), {}
+    strategy = two_cpus()
+    reports = {"pass": pass_for_gradients(keras, strategy)}
     for method in METHODS:
         single = training_by_method(keras, method)
         model = training_by_method(keras, method, strategy)

@@ -69,6 +69,14 @@ def test_every_scheme_on_two_replicas_equals_one(keras, method):
 
 
 @both
+def test_a_pass_for_gradients_leaves_each_replica_its_statistics(keras):
+    report = schemes(keras)["pass"]
+    assert report["flips"] > 0
+    assert report["replicas_differ"]
+    assert report["statistics_kept"]
+
+
+@both
 def test_a_subclassed_model_gets_its_masks_under_a_strategy(keras):
     [[pruned, weights]] = mirrored(keras)["subclassed"]
     assert pruned == round(0.8 * weights)

@@ -409,3 +409,172 @@ def test_a_read_only_array_is_copied():
     array = np.zeros(64, bool)
     array.flags.writeable = False
     assert not keras_api.shared_tensor(array).numpy().any()
+
+
+@pytest.mark.parametrize("method", ["rigl", "snip"])
+def test_gradients_are_found_in_a_model_whose_call_is_a_function(keras, method):
+    """Its trace of training is of no use in the pass, nor the pass's in training."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            schedule = {
+                "rigl": dpf_tf.PolynomialDecay(**CONSTANT, frequency=2),
+                "snip": dpf_tf.OneShot(final_sparsity=0.5, step=0),
+            }[method]
+            self.hidden = dpf_tf.prune(keras.layers.Dense(8), schedule, method)
+            self.hidden.build((None, 6))
+            self.logits = keras.layers.Dense(2)
+
+        @tf.function
+        def call(self, x, training=None):
+            return self.logits(self.hidden(x))
+
+    seen = []
+
+    class Spy(dpf_tf.methods.METHODS[method]):
+        def masks(self, round):
+            seen.append([] if round.step == 0 and method == "rigl" else round.gradients)
+            return super().masks(round)
+
+    model = Model()
+    model.hidden._state.settings = dataclasses.replace(
+        model.hidden.settings, method=Spy()
+    )
+    fit(compiled(keras, model), batch_size=32, epochs=7, data=[(X, Y)])
+    assert all(np.abs(g).max() > 1e-4 for each in seen for g in each)
+    assert len(seen) == {"rigl": 4, "snip": 1}[method]
+
+
+def test_a_kernel_that_the_loss_does_not_reach_is_named(keras):
+    inputs = keras.Input((6,))
+    outputs = [
+        keras.layers.Dense(2, name=name)(
+            keras.layers.Dense(4, name=f"{name}_in")(inputs)
+        )
+        for name in ("used", "idle")
+    ]
+    model = dpf_tf.prune(keras.Model(inputs, outputs), 0.5, "snip")
+    model.compile("sgd", ["mse", None])
+    with pytest.raises(ValueError, match=r"does not depend on .*exclude="):
+        fit(model, y=[Y, Y], data=[(X, (Y, Y))])
+
+
+def test_late_layers_leave_the_group_at_exactly_its_sparsity():
+    import keras
+
+    for sparsity in (0.3, 0.9):
+        schedule = dpf_tf.PolynomialDecay(
+            final_sparsity=sparsity, initial_sparsity=sparsity, end_step=99, frequency=2
+        )
+
+        class Model(keras.Model):
+            def __init__(self, schedule):
+                super().__init__()
+                self.parts = [
+                    dpf_tf.prune(keras.layers.Dense(n), schedule, "set")
+                    for n in (8, 40, 1)
+                ]
+                self.parts[0].build((None, 6))
+
+            def call(self, x):
+                for part in self.parts:
+                    x = part(x)
+                return x
+
+        model = Model(schedule)
+        optimizer = keras.optimizers.SGD(0.01)
+        updater = dpf_tf.MaskUpdater(model, optimizer=optimizer)
+        updater.update(0)
+        model(X)
+        optimizer.build(model.trainable_variables)
+        for step in range(1, 9):
+            update = updater.update(step)
+        total = 48 + 320 + 40
+        pruned = sum(int((~m).sum()) for m in dpf_tf.get_masks(model).values())
+        assert pruned == pytest.approx(sparsity * total, abs=1.5)
+        assert update.sparsity == pytest.approx(pruned / total)
+
+
+def test_given_masks_come_back_to_the_sparsity_of_the_schedule(keras):
+    schedule = dpf_tf.PolynomialDecay(
+        final_sparsity=0.5, initial_sparsity=0.5, end_step=100, frequency=2
+    )
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "set", layers="."))
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    masks = dpf_tf.get_masks(model)
+    for mask in masks.values():
+        mask.flat[: mask.size * 9 // 10] = True
+    dpf_tf.set_masks(model, masks)
+    given = {path: mask.copy() for path, mask in masks.items()}
+    assert updater.update(2).sparsity == 0.5
+    for path, mask in dpf_tf.get_masks(model).items():
+        assert not (mask & ~given[path]).any()  # The largest of those that were kept.
+    assert updater.update(4).flips > 0
+
+
+def test_a_late_layer_moves_the_masks_of_its_own_group_alone(keras):
+    wrap = dpf_tf.prune
+    a = wrap(keras.layers.Dense(8), dpf_tf.ConstantSparsity(0.5, frequency=100))
+    b = wrap(keras.layers.Dense(8), dpf_tf.ConstantSparsity(0.5, frequency=50))
+    a.build((None, 6))
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = a, b
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    model = Model()
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    before = a.masks["kernel"].numpy()
+    a.kernel.assign(-a.kernel[::-1])
+    model(X)
+    assert updater.update(1).flips == 32
+    np.testing.assert_array_equal(a.masks["kernel"].numpy(), before)
+    assert (~b.masks["kernel"].numpy()).sum() == 32
+
+
+def test_momenta_are_zeros_before_the_first_step(keras):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Looking(methods.Method):
+        needs = frozenset({"momenta"})
+
+        def masks(self, round):
+            assert not any(momentum.any() for momentum in round.momenta)
+            return round.largest()
+
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=1000)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, Looking()))
+    fit(model, epochs=1)
+
+
+def test_a_kernel_that_the_optimizer_does_not_train_has_no_momentum_to_clear(keras):
+    model = compiled(keras, dpf_tf.prune(net(keras), 0.5, "gmp", layers="."))
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer.build(model.trainable_variables[:2])
+    updater = dpf_tf.MaskUpdater(model, total_steps=20, optimizer=optimizer)
+    assert updater.update(16).sparsity == pytest.approx(0.5)
+    other = dpf_tf.prune(net(keras), 0.5, "sparse_momentum", layers=".")
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer.build(other.trainable_variables[:2])
+    updater = dpf_tf.MaskUpdater(other, 20, 2, optimizer=optimizer)
+    updater.update(0)
+    with pytest.raises(ValueError, match="does not train all"):
+        updater.update(2)
+
+
+def test_plain_dpf_evaluates_no_regularizer_of_its_own(keras):
+    def operations(method):
+        model = dpf_tf.prune(
+            net(keras, regularizer=keras.regularizers.L2(1.0)), 0.5, method
+        )
+        graph = tf.function(lambda x: model(x)).get_concrete_function(X).graph
+        kinds = [operation.type for operation in graph.get_operations()]
+        return sorted(kind for kind in kinds if kind != "ReadVariableOp")
+
+    assert operations("dpf") == operations("gmp")

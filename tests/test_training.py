@@ -318,11 +318,13 @@ def test_masks_of_an_unfinished_training_or_another_network_are_refused(
         ({"method": "dense", "method_options": ("a=1",)}, "has no options"),
         ({"method": "rigl", "method_options": ("share",)}, "NAME=VALUE.*'share'"),
         ({"method": "rigl", "method_options": ("share=2",)}, r"\[0, 1\]"),
+        ({"method": "straight_through"}, "frequency=1"),
+        ({"method": "snip"}, "makes one mask: it has no --mask_period"),
     ],
 )
-def test_wrong_options_of_a_method_are_refused(run, options, message):
+def test_options_for_which_a_method_is_not_defined_are_refused(run, options, message):
     with pytest.raises(InputError, match=message):
-        run(options=options)
+        run(options=options, mask_period=4)
 
 
 def test_recalibration_changes_the_statistics_of_batch_norm_alone(run, keras, tmp_path):

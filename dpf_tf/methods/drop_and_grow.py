@@ -64,12 +64,8 @@ class DropAndGrow(Method):
 
     def masks(self, round: Round) -> list[np.ndarray]:
         """Returns masks with as many weights as before."""
-        fresh = _fresh(round)
-        if any(fresh):
-            count = range(len(round.paths))
-            begun = round.largest([1 + round.random(i, self.seed) for i in count])
-            pairs = zip(fresh, begun, round.masks, strict=True)
-            return [new if first else mask for first, new, mask in pairs]
+        if sum(int(m.sum()) for m in round.masks) != sum(p.keep for p in round.pools):
+            return self.begun(round)
         dropped = self.dropped(round)
         if not any(dropped):
             return round.masks
@@ -81,6 +77,26 @@ class DropAndGrow(Method):
             round.paths,
         )
         return [a | b for a, b in zip(kept, grown, strict=True)]
+
+    def begun(self, round: Round) -> list[np.ndarray]:
+        """Returns masks of the right number: the first ones, at random.
+
+        Of masks that there are (a layer was made late, or they were given) the largest
+        weights stay, and what is missing is grown at random.
+        """
+        count = range(len(round.paths))
+        lots = [1 + round.random(i, self.seed) for i in count]
+        first = round.largest(lots)
+        if round.is_first:
+            return first
+        begun = []
+        for lot, new, old, w in zip(
+            lots, first, round.masks, round.kernels, strict=True
+        ):
+            # Kept weights come before all others, but a new kernel's are all alike.
+            score = lot if old.all() else np.where(old, 2 + np.abs(w), lot / 2)
+            begun += select([score.astype(np.float32)], [int(new.sum())])
+        return begun
 
     def dropped(self, round: Round) -> list[int]:
         """Returns how many weights each kernel drops: a share that decays."""
@@ -95,16 +111,6 @@ class DropAndGrow(Method):
     def grown(self, round: Round, kept: Arrays, dropped: list[int]) -> list[int]:
         """Returns how many weights each kernel grows: as many as it has dropped."""
         return dropped
-
-
-def _fresh(round: Round) -> list[bool]:
-    """Tells which kernels have no masks as yet: all at first, later those made late.
-
-    One may be full by right: then the number of kept weights is no larger than it was.
-    """
-    kept = sum(int(mask.sum()) for mask in round.masks)
-    begun = kept <= sum(pool.keep for pool in round.pools)
-    return [not begun and bool(mask.all()) for mask in round.masks]
 
 
 def cosine(round: Round) -> float:
