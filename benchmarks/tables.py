@@ -296,6 +296,9 @@ TABLES = {
     "compare_fashion_mnist_short": functools.partial(
         compare, "fashion_mnist", "short", SCHEMES
     ),
+    "compare_cifar10_short": functools.partial(
+        compare, "cifar10", "short", (*SCHEMES, "st3_kernel")
+    ),
 }
 
 
