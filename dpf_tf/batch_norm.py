@@ -11,8 +11,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import tensorflow as tf
-
 from dpf_tf import keras_api, prunable
 from dpf_tf.graph import wrappers
 
@@ -121,5 +119,4 @@ def check_batches(name: str, data: Any) -> None:
 
 def _run(model: Any, x: Any) -> None:
     # Eagerly: a traced function would keep the momentum of its first batch.
-    strategy = getattr(model, "distribute_strategy", tf.distribute.get_strategy())
-    strategy.run(lambda x: model(x, training=True), args=(x,))
+    keras_api.strategy_of(model).run(lambda x: model(x, training=True), args=(x,))

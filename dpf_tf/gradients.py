@@ -62,7 +62,7 @@ class GradientPass:
         known = self._metrics()
         counted = [variable for metric in known for variable in metric.variables]
         touched = [*self._model.non_trainable_variables, *counted]
-        with _strategy(self._model).scope():
+        with keras_api.strategy_of(self._model).scope():
             # Statistics of batch norm differ between replicas.
             copies = [copy for variable in touched for copy in api.copies(variable)]
         state = [(copy, copy.read_value()) for copy in copies]
@@ -115,7 +115,7 @@ class GradientPass:
             return tf.nest.map_structure(_tensor, self._data(step))
         if self._batches is None:
             data = self._data
-            strategy = _strategy(self._model)
+            strategy = keras_api.strategy_of(self._model)
             several = strategy.num_replicas_in_sync > 1
             if several and isinstance(data, tf.data.Dataset):
                 data = strategy.experimental_distribute_dataset(data)
@@ -132,7 +132,7 @@ class GradientPass:
         """Returns the pass as a graph, traced once for the kernels of a pool."""
         key = tuple(map(id, kernels))
         if key not in self._compiled:
-            strategy = _strategy(self._model)
+            strategy = keras_api.strategy_of(self._model)
 
             def gradients(batch: Any, scale: tf.Tensor) -> list[tf.Tensor]:
                 return self._gradients(batch, scale, kernels)
@@ -209,7 +209,3 @@ def check_data(data: Any) -> None:
             "dataset, a list of batches, or a callable from the step to a batch. "
             f"Received an object of type {type(data).__name__}"
         )
-
-
-def _strategy(model: Any) -> tf.distribute.Strategy:
-    return getattr(model, "distribute_strategy", tf.distribute.get_strategy())

@@ -353,6 +353,11 @@ def numpy_view(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+def strategy_of(model: Any) -> tf.distribute.Strategy:
+    """Returns the strategy that a model was made under; of a layer, that in force."""
+    return getattr(model, "distribute_strategy", tf.distribute.get_strategy())
+
+
 def shared_tensor(array: np.ndarray) -> tf.Tensor:
     """Returns a tensor over an array's memory, which must not be written to any more.
 

@@ -261,7 +261,7 @@ class MaskUpdater:
         flips = threshold.count_flips(old, new)
         self._restart(group, old, new, step)
         for mask, before, value in zip(group.masks, old, new, strict=True):
-            if value is not before:
+            if flips and value is not before:
                 mask.assign(keras_api.shared_tensor(value))
         for state, values in zip(group.states, round.states, strict=True):
             for name, variable in state.items():
