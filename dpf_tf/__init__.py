@@ -13,6 +13,7 @@ Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 
 from dpf_tf import methods
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
+from dpf_tf.export import ExportError, ExportReport, export_tflite
 from dpf_tf.macs import count_macs
 from dpf_tf.masks import freeze_masks, get_masks, set_masks
 from dpf_tf.model import prune, prune_low_magnitude_dpf
@@ -26,6 +27,8 @@ from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 __all__ = [
     "ConstantSparsity",
+    "ExportError",
+    "ExportReport",
     "MaskUpdater",
     "OneShot",
     "PolynomialDecay",
@@ -34,6 +37,7 @@ __all__ = [
     "PruningCallback",
     "__version__",
     "count_macs",
+    "export_tflite",
     "freeze_masks",
     "get_masks",
     "methods",

@@ -10,6 +10,7 @@ from dpf_tf import prunable
 from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
 from dpf_tf.groups import count_kept, size
 from dpf_tf.selection import default_reason
+from dpf_tf.text import table
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
@@ -23,7 +24,7 @@ class SparsityReport(dict):
             rows.append(_row(k["path"], _shape(k["shape"]), k))
         rows.append(_row("pruned layers' kernels", "", self["pruned"]))
         rows.append(_row("whole model", "", self["overall"]))
-        lines = _table(rows, rules=(1, len(rows) - 2))
+        lines = table(rows, rules=(1, len(rows) - 2))
         if self["skipped"]:
             lines.append("")
             lines.append("left dense:")
@@ -31,7 +32,7 @@ class SparsityReport(dict):
                 [s["path"], _shape(s["shape"]), f"{s['weights']:,}", s["reason"]]
                 for s in self["skipped"]
             ]
-            lines.extend(_table(skipped, rules=(), last_left=True))
+            lines.extend(table(skipped, rules=(), last_left=True))
         return "\n".join(lines)
 
 
@@ -170,21 +171,3 @@ def _row(name: str, shape: str, counts: dict[str, Any]) -> list[str]:
         f"{counts['sparsity']:.4f}",
         f"{counts['share']:.2%}" if "share" in counts else "",
     ]
-
-
-def _table(
-    rows: list[list[str]], rules: tuple[int, ...], last_left: bool = False
-) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for number, row in enumerate(rows):
-        if number in rules:
-            lines.append("  ".join("-" * width for width in widths))
-        cells = [
-            cell.ljust(width)
-            if i == 0 or (last_left and i == len(row) - 1)
-            else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -1,0 +1,49 @@
+"""Dense or sparse: which way of storing a model's kernels is worth it, and works.
+
+TFLite stores a kernel with at least 30 % zeros without them, if it is asked to: the
+numbers that are left, and where they stand. What was measured (docs/phones.md):
+
+- It pays in bytes above about 33 % zeros in float32 and 50 % in float16. In 8 bits a
+  position takes as much as a number, and dense zeros compress better.
+- Some pairs of weights and encoding are broken in the runtime; see `fault`.
+"""
+
+from __future__ import annotations
+
+from dpf_tf.export.flatbuffer import Contents
+
+ENCODINGS = ("auto", "dense", "sparse")
+INT8 = ("int8", "int8_full")
+
+
+def fault(weights: str, contents: Contents) -> str | None:
+    """Says why the runtime cannot run a sparse file, where that is known."""
+    if not contents.sparse:
+        return (
+            "no kernel has enough zeros (30 %) to be stored sparsely: prune the "
+            "model first, or take encoding='dense'"
+        )
+    blocks = [w for w in contents.sparse if w.encoding != "sparse"]
+    if weights == "float16" and blocks:
+        return (
+            f"the runtime computes NaN with float16 in blocks ('{blocks[0].name}' is "
+            f"stored as {blocks[0].encoding}; kernels that are nearly empty get "
+            "blocks, too): take weights='float32' or encoding='dense'"
+        )
+    for w in contents.sparse:
+        # A full 8-bit convolution is the exception: it loads, and is right.
+        refused = weights == "int8" or "FULLY_CONNECTED" in w.operators
+        if w.type == "INT8" and w.encoding == "sparse" and refused:
+            return (
+                "the runtime (XNNPACK) cannot load single zeros in 8-bit kernels "
+                f"('{w.name}'): take encoding='dense', which is smaller, too, once it "
+                "is compressed"
+            )
+    return None
+
+
+def prefers_sparse(weights: str, sparse_bytes: int, dense_bytes: int | None) -> bool:
+    """Tells what `encoding="auto"` takes; without a dense file, there is no choice."""
+    if dense_bytes is None:
+        return True
+    return weights not in INT8 and sparse_bytes < dense_bytes

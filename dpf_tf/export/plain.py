@@ -1,0 +1,83 @@
+"""The model that is converted: stripped, in float32, with inputs that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dpf_tf import keras_api, prunable
+from dpf_tf.graph import rebuild, wrappers
+from dpf_tf.strip import strip_pruning
+
+_HALVES = ("float16", "bfloat16")
+
+
+def plain_model(model: Any) -> Any:
+    """Returns a model without dpf_tf in it, whose layers compute in float32.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if its inputs are not known, or it cannot be stripped.
+    """
+    api = keras_api.require(model, "a model of Keras 3 or tf_keras")
+    if not isinstance(model, api.module.Model):
+        raise TypeError(
+            "`model` must be a model, not a layer: `keras.Sequential([keras.Input(...),"
+            f" layer])` makes one. Received: {model!r}"
+        )
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"The inputs of '{model.name}' ({type(model).__name__}) are not known: it "
+            "is subclassed, or not built. Give `keras.Model(inputs, model(inputs))`, "
+            "with `inputs = keras.Input(shape)`."
+        )
+    if wrappers(model):
+        model = strip_pruning(model)
+    if any(layer.compute_dtype in _HALVES for layer in layers_of(model)):
+        model = _in_float32(model)
+    if isinstance(getattr(model, "input", None), dict) and api is keras_api.KERAS3:
+        # The converter calls the model with a list.
+        model = api.module.Model(list(model.inputs), model.output, name=model.name)
+    return model
+
+
+def layers_of(layer: Any) -> Iterator[Any]:
+    """Yields a layer and all layers inside it."""
+    yield layer
+    for _, child in prunable.sublayers(layer):
+        yield from layers_of(child)
+
+
+def _in_float32(model: Any) -> Any:
+    """Returns a copy whose layers compute in float32; TFLite has no float16 layers."""
+    pairs = []
+
+    def fresh(layer: Any) -> Any:
+        if keras_api.of(layer) is None:
+            return layer  # An operation of Keras 3, such as `x + y`.
+        copy = type(layer).from_config(_float32(layer.get_config()))
+        pairs.append((layer, copy))
+        return copy
+
+    copy = rebuild(model, fresh, "export")
+    for source, target in pairs:
+        target.set_weights(source.get_weights())
+    return copy
+
+
+def _float32(config: Any) -> Any:
+    """Returns a layer's config with float32 for its dtype, and its sublayers'."""
+    if isinstance(config, dict):
+        return {
+            key: "float32" if key == "dtype" and _is_mixed(value) else _float32(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_float32(item) for item in config]
+    return config
+
+
+def _is_mixed(dtype: Any) -> bool:
+    if isinstance(dtype, dict):  # A policy's config.
+        dtype = dtype.get("config", {}).get("name")
+    return isinstance(dtype, str) and (dtype.startswith("mixed_") or dtype in _HALVES)
