@@ -23,7 +23,7 @@ export PIP_NO_INPUT := 1
 # Two pip processes must not write to one environment, nor should two test runs compete.
 .NOTPARALLEL:
 .PHONY: help demo bench test test-slow test-oldest wheel-test lint format build-file
-.PHONY: clean distclean
+.PHONY: arm clean distclean
 # The stamps are made through a pattern, and would be deleted as intermediate files.
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -37,6 +37,7 @@ help:
 	@echo 'make format       let ruff format and mend the sources'
 	@echo 'make build-file   write BUILD anew from the sources'
 	@echo 'make bench        the benchmarks; BENCHMARKS=NAME for one'
+	@echo 'make arm          run exported files on an emulated ARM (Debian, qemu-user-static)'
 	@echo 'make clean        remove what was made here, except the environments'
 	@echo 'make distclean    remove the environments too'
 	@echo 'PYTHON=python3.12 chooses the Python of a new environment.'
@@ -73,6 +74,11 @@ bench: $(VENV)/.installed-test
 	    $(PY) -m "benchmarks.$$name" --out="benchmarks/results/$$name.json"; \
 	done
 	$(PY) -m benchmarks.tables
+
+ARM ?= /tmp/dpf_tf_arm
+arm: $(VENV)/.installed-test
+	PYTHON=$(PY) bash tools/aarch64_root.sh $(ARM)
+	$(PY) -m benchmarks.emulated_arm --arm=$(ARM)
 
 # --- Checks -------------------------------------------------------------------------
 

@@ -24,8 +24,10 @@ REQUIREMENTS = [
 ]
 
 DEMO = ["scikit-learn>=1.4", "matplotlib>=3.8"]
+EXPORT = ["ai-edge-litert>=2.1"]  # TFLite's runtime: every exported file is run.
 TEST = [
     *DEMO,
+    *EXPORT,
     "tensorboard>=2.19",
     "pytest>=8.0",
     "pytest-xdist>=3.5",
@@ -61,7 +63,7 @@ setup(
     ),
     package_data={"dpf_tf": ["py.typed"]},
     install_requires=REQUIREMENTS,
-    extras_require={"demo": DEMO, "test": TEST, "dev": DEV},
+    extras_require={"demo": DEMO, "export": EXPORT, "test": TEST, "dev": DEV},
     zip_safe=False,
     keywords="keras tensorflow pruning sparsity model-compression",
     classifiers=[

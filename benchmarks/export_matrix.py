@@ -2,9 +2,10 @@
 
     python -m benchmarks.export_matrix --out=benchmarks/results/export_matrix.json
 
-Each cell is a call of `export_tflite`. What it wrote is run again here, on other inputs,
-and compared with the model; a file that is wrong makes the cell a silent failure. Cells
-that the JSON file holds are not done again, so that an interrupted run goes on.
+Each cell is a call of `export_tflite`. What it wrote is run again here, on other
+inputs, and compared with the model; a file that is wrong makes the cell a silent
+failure. Cells that the JSON file holds are not done again, so that an interrupted run
+goes on.
 """
 
 from __future__ import annotations

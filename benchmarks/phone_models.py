@@ -1,8 +1,8 @@
 """The models whose export is measured, pruned by magnitude and fed with random numbers.
 
 They are not trained: sizes, latencies and the agreement of file and model do not need
-it. Batch norm's statistics are estimated on the inputs, so that activations are of the
-usual size.
+it. Kernels have He et al.'s size, and keep their norm when they are pruned, so that
+activations neither vanish nor grow from layer to layer.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class PhoneModel:
                 layers=lambda layer: not _is_depthwise_or_table(layer),
             )
             dpf_tf.MaskUpdater(pruned).update(0)
-            model = dpf_tf.strip_pruning(pruned)
-        if any("BatchNorm" in type(layer).__name__ for layer in model.layers):
-            data = tf.data.Dataset.from_tensor_slices(self.inputs(model, 32, seed=1))
-            dpf_tf.recalibrate_batch_norm(model, data.batch(16))
+            sparse = dpf_tf.strip_pruning(pruned)
+            for kernel, dense in zip(sparse.weights, model.weights, strict=True):
+                norm = tf.norm(kernel)
+                if norm > 0:  # A bias may be zero.
+                    kernel.assign(kernel * (tf.norm(dense) / norm))
+            model = sparse
         return model
 
 
@@ -81,13 +83,25 @@ def text_model(keras: Any) -> Any:
     return keras.Model(tokens, keras.layers.Dense(4, name="logits")(x))
 
 
+def applications_mobilenet(keras: Any) -> Any:
+    """Returns Keras's own MobileNet, whose initial kernels would be too small."""
+    model = keras.applications.MobileNet(weights=None, classifier_activation=None)
+    for layer in model.layers:
+        for weight in layer.weights:
+            if len(weight.shape) == 4:
+                shape = tuple(weight.shape)
+                if type(layer).__name__ == "DepthwiseConv2D":
+                    shape = (*shape[:2], 1, shape[2])  # Each has one input.
+                values = keras.initializers.HeNormal()(shape)
+                weight.assign(tf.reshape(values, weight.shape))
+    return model
+
+
 PHONE_MODELS = {
     "mobilenet_v1": PhoneModel(lambda k: models.build("mobilenet_v1", k, classes=1000)),
     "mobilenet_v2": PhoneModel(lambda k: models.build("mobilenet_v2", k, classes=1000)),
     "resnet20": PhoneModel(lambda k: models.build("resnet20", k, classes=10)),
     "mlp": PhoneModel(mlp),
     "text": PhoneModel(text_model, vocabulary=8000),
-    "keras.applications.MobileNet": PhoneModel(
-        lambda k: k.applications.MobileNet(weights=None)
-    ),
+    "keras.applications.MobileNet": PhoneModel(applications_mobilenet),
 }

@@ -8,14 +8,13 @@ writes them anew, between `<!-- table: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 import re
 import statistics
 from collections.abc import Collection
 from typing import Any
 
-from benchmarks import comparison
+from benchmarks import comparison, export_tables, markdown
 from benchmarks.budgets import SCHEMES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -26,7 +25,7 @@ KERASES = {"keras": "Keras 3", "tf_keras": "tf_keras"}
 
 def step_time() -> list[str]:
     """Returns the table of what pruning adds to a training of ResNet-20."""
-    record = _load("step_time")
+    record = markdown.load("step_time")
     columns: dict[str, dict[str, str]] = {}
     for result in record["results"]:
         for arm in ARMS:
@@ -39,10 +38,13 @@ def step_time() -> list[str]:
         "training (dense again: the same model once more, which shows the noise). "
         "Of the times, the median of the rounds' ratios; in brackets, the quartiles:",
         "",
-        *_head(["", *columns]),
-        *(_row([row, *(column[row] for column in columns.values())]) for row in rows),
+        *markdown.head(["", *columns]),
+        *(
+            markdown.row([row, *(column[row] for column in columns.values())])
+            for row in rows
+        ),
         "",
-        _made(record),
+        markdown.made(record),
     ]
 
 
@@ -67,7 +69,7 @@ def _times(times: dict[str, Any]) -> str:
 
 def mask_update() -> list[str]:
     """Returns the table of one global mask update of ResNet-50."""
-    record = _load("mask_update")
+    record = markdown.load("mask_update")
     arms = {
         "update": "the whole update: masks found, flips counted, masks assigned",
         "partition": "`np.partition` of the magnitudes, in one array",
@@ -81,26 +83,30 @@ def mask_update() -> list[str]:
         f"One exact global mask update of ResNet-50 ({millions:.1f} million weights in "
         f"{kernels} kernels), in seconds, by sparsity:",
         "",
-        *_head(["", *(f"{result['sparsity']:.0%}" for result in results)]),
+        *markdown.head(["", *(f"{result['sparsity']:.0%}" for result in results)]),
         *(
-            _row([label, *(f"{r['arms'][arm]['median_seconds']:.3f}" for r in results)])
+            markdown.row(
+                [label, *(f"{r['arms'][arm]['median_seconds']:.3f}" for r in results)]
+            )
             for arm, label in arms.items()
         ),
         *(
-            _row([label, *(f"{r['arms']['update'][ratio]:.2f}" for r in results)])
+            markdown.row(
+                [label, *(f"{r['arms']['update'][ratio]:.2f}" for r in results)]
+            )
             for ratio, label in (
                 ("ratio_to_partition", "the update, as a share of `np.partition`"),
                 ("ratio_to_abs_partition", "... of `np.abs` and `np.partition`"),
             )
         ),
         "",
-        _made(record),
+        markdown.made(record),
     ]
 
 
 def recipe_hours() -> list[str]:
     """Returns what each recipe costs: on this machine, and in operations."""
-    record = _load("recipe_hours")
+    record = markdown.load("recipe_hours")
     settings = record["settings"]
     rows = [
         [
@@ -116,7 +122,7 @@ def recipe_hours() -> list[str]:
         for r in record["results"]
     ]
     return [
-        *_head(
+        *markdown.head(
             [
                 "recipe",
                 "epochs",
@@ -127,11 +133,11 @@ def recipe_hours() -> list[str]:
                 "hours at 10 TFLOP/s",
             ]
         ),
-        *(_row(row) for row in rows),
+        *(markdown.row(row) for row in rows),
         "",
         f"Training steps alone, with {settings['keras']}, masks, float32 and a batch "
         f"of {settings['batch']}: the median of {settings['rounds']} rounds. The last "
-        f"column is computed. {_made(record)}",
+        f"column is computed. {markdown.made(record)}",
     ]
 
 
@@ -142,7 +148,7 @@ def _short(value: float) -> str:
 
 def input_pipeline() -> list[str]:
     """Returns the images per second of each input pipeline by itself."""
-    record, sources = _load("input_pipeline"), ("training", "evaluation")
+    record, sources = markdown.load("input_pipeline"), ("training", "evaluation")
     rows = [
         [
             f"`{name}`{', generated images' if r['generated_images'] else ''}",
@@ -153,7 +159,7 @@ def input_pipeline() -> list[str]:
         for name, r in record["results"].items()
     ]
     return [
-        *_head(
+        *markdown.head(
             [
                 "data set",
                 "kB of an example",
@@ -163,16 +169,18 @@ def input_pipeline() -> list[str]:
                 "evaluation",
             ]
         ),
-        *(_row(row) for row in rows),
+        *(markdown.row(row) for row in rows),
         "",
-        _made(record),
+        markdown.made(record),
     ]
 
 
 def training() -> list[str]:
     """Returns what the trainings came to whose results are kept, and their commands."""
     folder = ROOT / "benchmarks" / "results" / "training"
-    records = [_load(f"training/{path.stem}") for path in sorted(folder.glob("*.json"))]
+    records = [
+        markdown.load(f"training/{path.stem}") for path in sorted(folder.glob("*.json"))
+    ]
     rows, lines = [], []
     for record in records:
         summary, epochs = record["summary"], record["epochs"]
@@ -196,7 +204,7 @@ def training() -> list[str]:
         note = f" {record['note']}" if record["note"] else ""
         lines += ["", f"`{summary['command']}`, {summary['date'][:10]}.{note}"]
     return [
-        *_head(
+        *markdown.head(
             [
                 "training",
                 "data",
@@ -209,10 +217,10 @@ def training() -> list[str]:
                 "images/s",
             ]
         ),
-        *(_row(row) for row in rows),
+        *(markdown.row(row) for row in rows),
         "",
         "Images per second are those of a median epoch, its validation and all else "
-        f"included. {_where(records[0])}. The commands:",
+        f"included. {markdown.where(records[0])}. The commands:",
         *lines,
     ]
 
@@ -246,45 +254,18 @@ def compare(
         "last epoch in percent, mean and standard deviation of the seeds, by sparsity "
         "of the pruned kernels:",
         "",
-        *_head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
+        *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
         *(
-            _row([arm, *(str(cells.get(sparsity, "")) for sparsity in sparsities)])
+            markdown.row(
+                [arm, *(str(cells.get(sparsity, "")) for sparsity in sparsities)]
+            )
             for arm, cells in scores.items()
         ),
         "",
         f"`python -m benchmarks.compare --data={data} --budget={budget}`, "
         f"{len(records)} trainings, {first['date'][:10]} to {last['date'][:10]}, "
-        f"{_where(last)}.",
+        f"{markdown.where(last)}.",
     ]
-
-
-def _load(name: str) -> dict[str, Any]:
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _made(record: dict[str, Any]) -> str:
-    """Returns the sentence that says how and where a file was made."""
-    command = re.sub(r" --out=\S+", "", record["command"])
-    return f"`{command}`, {record['date'][:10]}, {_where(record)}."
-
-
-def _where(record: dict[str, Any]) -> str:
-    """Returns the machine and the versions that a file was made with."""
-    machine, versions = record["machine"], record["versions"]
-    return (
-        f"{machine['cores']} cores of an {machine['cpu']}, TensorFlow "
-        f"{versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
-        f"{versions['tf_keras']}"
-    )
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _head(cells: list[str]) -> list[str]:
-    return [_row(cells), "|---" * len(cells) + "|"]
 
 
 TABLES = {
@@ -293,6 +274,9 @@ TABLES = {
     "recipe_hours": recipe_hours,
     "input_pipeline": input_pipeline,
     "training": training,
+    "export_sizes": export_tables.sizes,
+    "export_matrix": export_tables.matrix,
+    "emulated_arm": export_tables.emulated_arm,
     "compare_fashion_mnist_short": functools.partial(
         compare, "fashion_mnist", "short", SCHEMES
     ),

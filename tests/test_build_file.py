@@ -41,7 +41,9 @@ ROOMS = (
     ("gradients",),
     ("masks", "model", "strip", "updater"),
     ("callbacks",),
+    ("text",),
     ("report",),
+    ("export",),
     ("__init__",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -31,9 +31,18 @@ def fault(weights: str, contents: Contents) -> str | None:
             "blocks, too): take weights='float32' or encoding='dense'"
         )
     for w in contents.sparse:
+        if w.type != "INT8":
+            continue
+        if w.encoding != "sparse" and weights == "int8":
+            return (
+                "8-bit kernels in blocks, with activations in float32, give NaN or "
+                f"kill the runtime ('{w.name}' is stored as {w.encoding}): take "
+                "weights='int8_full' or encoding='dense'"
+            )
         # A full 8-bit convolution is the exception: it loads, and is right.
-        refused = weights == "int8" or "FULLY_CONNECTED" in w.operators
-        if w.type == "INT8" and w.encoding == "sparse" and refused:
+        if w.encoding == "sparse" and (
+            weights == "int8" or "FULLY_CONNECTED" in w.operators
+        ):
             return (
                 "the runtime (XNNPACK) cannot load single zeros in 8-bit kernels "
                 f"('{w.name}'): take encoding='dense', which is smaller, too, once it "

@@ -165,7 +165,7 @@ def _weights(tensor: Any, values: np.ndarray, users: list[str]) -> Weights:
     if not tensor.sparsity and values.dtype == np.int8:
         kept = _kept_int8(tensor, values.reshape(shape))
     return Weights(
-        name=tensor.name.decode().rpartition(";")[2],  # What was fused stands first.
+        name=_name(tensor.name.decode()),
         shape=shape,
         type=_names("TensorType")[tensor.type],
         operators=tuple(users),
@@ -174,6 +174,13 @@ def _weights(tensor: Any, values: np.ndarray, users: list[str]) -> Weights:
         encoding=_encoding(tensor.sparsity, len(shape)),
         stored_bytes=values.nbytes + _index_bytes(tensor.sparsity),
     )
+
+
+def _name(name: str) -> str:
+    """Returns the name of the product, of all that the converter has fused with it."""
+    parts = name.split(";")
+    products = [part for part in parts if "MatMul" in part or "conv" in part.lower()]
+    return (products or parts)[-1]
 
 
 def _kept_int8(tensor: Any, values: np.ndarray) -> int:

@@ -86,5 +86,9 @@ class Runtime:
 
 def _last(errors: str) -> str:
     """Returns the message of an exception, out of a traceback."""
-    lines = [line for line in errors.splitlines() if line.strip()]
+    lines = [
+        line
+        for line in errors.splitlines()
+        if line.strip() and not line.startswith(("INFO:", "WARNING:"))
+    ]
     return lines[-1][:500] if lines else "no message"
