@@ -13,7 +13,12 @@ Lin, Stich, Barba, Dmitriev, Jaggi: "Dynamic Model Pruning with Feedback", ICLR 
 from dpf_tf import methods
 from dpf_tf.batch_norm import recalibrate_batch_norm
 from dpf_tf.callbacks import PruningCallback
-from dpf_tf.export import ExportError, ExportReport, export_tflite
+from dpf_tf.export import (
+    ExportError,
+    check_xnnpack_sparse,
+    export_tflite,
+    quantization_aware,
+)
 from dpf_tf.macs import count_macs
 from dpf_tf.masks import freeze_masks, get_masks, set_masks
 from dpf_tf.model import prune, prune_low_magnitude_dpf
@@ -28,7 +33,6 @@ from dpf_tf.wrapper import PruneLowMagnitudeDPF
 __all__ = [
     "ConstantSparsity",
     "ExportError",
-    "ExportReport",
     "MaskUpdater",
     "OneShot",
     "PolynomialDecay",
@@ -36,6 +40,7 @@ __all__ = [
     "PruneLowMagnitudeDPF",
     "PruningCallback",
     "__version__",
+    "check_xnnpack_sparse",
     "count_macs",
     "export_tflite",
     "freeze_masks",
@@ -44,6 +49,7 @@ __all__ = [
     "pointwise",
     "prune",
     "prune_low_magnitude_dpf",
+    "quantization_aware",
     "recalibrate_batch_norm",
     "set_masks",
     "sparsity_report",

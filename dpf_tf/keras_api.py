@@ -162,6 +162,11 @@ class _EitherKeras:
         made = cls._made(variable)
         return made is None or extended.variable_created_in_scope(made)
 
+    @staticmethod
+    def output_index(tensor: Any) -> int:
+        """Returns which of its layer's outputs a symbolic tensor is."""
+        return tensor._keras_history[2]  # Public attributes tell names only.
+
 
 class Keras3(_EitherKeras):
     """What the package needs from Keras 3."""

@@ -243,7 +243,7 @@ def test_without_the_list_of_known_faults_the_run_finds_them(
     keras, weights, block, symptom, tmp_path, monkeypatch
 ):
     # So the list holds what is really broken, and what it misses is found.
-    monkeypatch.setattr(encodings, "fault", lambda weights, contents: None)
+    monkeypatch.setattr(encodings, "fault", lambda *_: None)
     path = tmp_path / "model.tflite"
     with pytest.raises(ExportError, match=symptom):
         dpf_tf.export_tflite(mlp(keras, 0.9, block), path, "sparse", weights)

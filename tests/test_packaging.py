@@ -56,9 +56,8 @@ def test_every_imported_package_is_required(metadata):
     # The third-party labels in BUILD are the imports, see test_build_file.py.
     for target in (ROOT / "BUILD").read_text().split("\n)\n"):
         imported = set(re.findall(r"@pypi//(\w+)", target))
-        package = 'name = "dpf_tf' in target
-        optional = extras if 'name = "dpf_tf/export"' in target or not package else set()
-        assert imported <= required | optional, target
+        package = 'name = "dpf_tf' in target and "dpf_tf/export" not in target
+        assert imported <= (required if package else required | extras), target
 
 
 def test_the_package_imports_nothing_that_only_some_users_have():

@@ -5,7 +5,8 @@ print(report)
 """
 
 from dpf_tf.export.errors import ExportError
-from dpf_tf.export.report import ExportReport
+from dpf_tf.export.quantization import quantization_aware
 from dpf_tf.export.tflite import export_tflite
+from dpf_tf.export.xnnpack import check_xnnpack_sparse
 
-__all__ = ["ExportError", "ExportReport", "export_tflite"]
+__all__ = ["ExportError", "check_xnnpack_sparse", "export_tflite", "quantization_aware"]

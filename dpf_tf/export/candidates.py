@@ -91,11 +91,11 @@ class Trial:
             data = convert(model, self._weights, kind == "sparse", calibration)
             file.write_bytes(data)
             candidate.contents = flatbuffer.read(data)
-            self._try(candidate, kind)
+            self._try(candidate, kind, model)
         except ExportError as error:
             candidate.refused = str(error)
 
-    def _try(self, candidate: Candidate, kind: str) -> None:
+    def _try(self, candidate: Candidate, kind: str, model: Any) -> None:
         assert candidate.contents is not None
         variables = _VARIABLES & set(candidate.contents.operators)
         if variables:
@@ -103,9 +103,10 @@ class Trial:
                 f"the file keeps variables ({', '.join(sorted(variables))}) that "
                 "nothing sets"
             )
-        known = encodings.fault(self._weights, candidate.contents)
-        if kind == "sparse" and known:
-            raise ExportError(known)
+        if kind == "sparse":
+            known = encodings.fault(self._weights, candidate.contents, model)
+            if known:
+                raise ExportError(known)
         for name, without_delegates in _RUNTIMES.items():
             try:
                 outputs, memory = self._runtime.run(candidate.file, without_delegates)

@@ -25,7 +25,8 @@ def convert(
         model: a plain model whose inputs are known.
         weights: one of `WEIGHTS`.
         sparse: whether kernels with enough zeros are stored without them.
-        calibration: for `"int8_full"`, inputs that show how large activations are.
+        calibration: for `"int8_full"`, inputs that show how large activations are; not
+            for a model that knows it.
 
     Raises:
         ExportError: if TFLite's converter cannot do it.
@@ -40,10 +41,9 @@ def convert(
         converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
     if weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if weights == "int8_full":
+    if calibration is not None:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if calibration is not None:
-            converter.representative_dataset = lambda: iter(calibration)
+        converter.representative_dataset = lambda: iter(calibration)
     try:
         with _quiet():
             return converter.convert()

@@ -99,6 +99,11 @@ class Contents:
         return [weights for weights in self.weights if weights.is_sparse]
 
     @property
+    def kernels(self) -> list[Weights]:
+        """The weights that are more than a row of numbers."""
+        return [weights for weights in self.weights if len(weights.shape) > 1]
+
+    @property
     def bound_bytes(self) -> int:
         """The fewest bytes for all constants, see `Weights.bound_bytes`."""
         return math.ceil(sum(w.bound_bytes for w in self.weights) + self.other_bytes)

@@ -10,14 +10,7 @@ from dpf_tf.text import table
 
 
 class ExportReport(dict):
-    """A plain dict that prints as a text. See `export_tflite`.
-
-    Example:
-
-        >>> import dpf_tf
-        >>> issubclass(dpf_tf.ExportReport, dict)
-        True
-    """
+    """A plain dict that prints as a text. See `export_tflite`."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report as JSON."""

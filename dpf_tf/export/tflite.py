@@ -135,7 +135,8 @@ def export_tflite(
             )
             for kind in ("dense", "sparse"):
                 file = pathlib.Path(folder, f"{kind}.tflite")
-                tried.add(kind, file, plain, calibration)
+                known = _is_quantized(plain)  # Then the converter must not calibrate.
+                tried.add(kind, file, plain, None if known else calibration)
             taken = tried.choose(encoding)
             report = _report(tried, taken, weights)
             _replace(path, tried.candidates[taken].file)
@@ -211,13 +212,18 @@ def _report(tried: Trial, taken: str, weights: str) -> ExportReport:
             name: importlib.metadata.version(name)
             for name in ("tensorflow", "ai-edge-litert")
         },
-        notes=_notes(contents, here),
+        notes=_notes(contents, here, weights),
     )
 
 
-def _notes(contents: flatbuffer.Contents, here: dict[str, Any]) -> list[str]:
-    users = {name for weights in contents.sparse for name in weights.operators}
+def _notes(
+    contents: flatbuffer.Contents, here: dict[str, Any], weights: str
+) -> list[str]:
+    users = {name for w in contents.sparse for name in w.operators}
     notes = []
+    floats = [w.name for w in contents.kernels if w.type == "FLOAT32"]
+    if weights == "int8_full" and floats:
+        notes.append(f"These kernels stay in float32: {', '.join(floats)}.")
     if "CONV_2D" in users and machine.hides_sparse_convolutions(here):
         notes.append(
             "x86 with AVX never takes XNNPACK's path for sparse convolutions, so the "

@@ -1,0 +1,243 @@
+"""A Keras model as TFLite's converter sees it: a graph of operators.
+
+Nested models are opened and pruning wrappers looked through; what does nothing at
+inference (dropout) is gone; a layer's activation is an operator of its own, and so is
+each half of a separable convolution. All operators of a layer have the layer's path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dpf_tf import graph, keras_api
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
+
+_VANISHING = {
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "SpatialDropout2D",
+}
+# By name in either Keras or in TensorFlow: what becomes operators of one input that
+# work on each element. Others (selu, softplus, hard_sigmoid, ...) become several, with
+# constants among their inputs.
+_ACTIVATIONS = {
+    "elu",
+    "exponential",
+    "gelu",
+    "hard_silu",
+    "leaky_relu",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+}
+# Operations that are not layers: of Keras 3 by class, of tf_keras by function.
+_OPERATIONS = {
+    "Add": "add",
+    "Gelu": "gelu",
+    "HardSilu": "hard_silu",
+    "Multiply": "multiply",
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Sigmoid": "sigmoid",
+    "Silu": "silu",
+    "Tanh": "tanh",
+    "__operators__.add": "add",
+    "math.add": "add",
+    "math.multiply": "multiply",
+    "math.sigmoid": "sigmoid",
+    "math.tanh": "tanh",
+    "nn.gelu": "gelu",
+    "nn.relu": "relu",
+    "nn.relu6": "relu6",
+    "nn.silu": "silu",
+}
+
+
+@dataclasses.dataclass(eq=False)
+class Operator:
+    """One operator of the converted model.
+
+    Attributes:
+        path: the path of its layer in the model.
+        kind: `"input"`, `"conv"`, `"depthwise"`, `"padding"`, `"batch_norm"`,
+            `"elementwise"` (also resizing: what keeps channels apart), `"pool"` (global
+            average pooling), `"reshape"` or `"other"`.
+        name: what to call it in a message, such as `"MaxPooling2D"`.
+        layer: the layer, or operation, without its pruning wrapper.
+        inputs: the operators that make its inputs.
+        shape: shape of its output.
+        wrapper: the layer's pruning wrapper, if it has one.
+        consumers: the operators that use its output.
+        is_output: whether its output is one of the model's.
+    """
+
+    path: str
+    kind: str
+    name: str
+    layer: Any
+    inputs: list[Operator]
+    shape: tuple[int | None, ...]
+    wrapper: Any = None
+    consumers: list[Operator] = dataclasses.field(default_factory=list)
+    is_output: bool = False
+
+    @property
+    def kernel(self) -> str:
+        """The path, below the layer, of a convolution's kernel."""
+        separable = keras_name(self.layer) == "SeparableConv2D"
+        return "pointwise_kernel" if separable else "kernel"
+
+
+def keras_name(layer: Any) -> str:
+    """Returns the name of a layer's class if it is one of Keras's own, else ''."""
+    cls = type(layer)
+    own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
+    return cls.__name__ if own else ""
+
+
+def operators_of(model: Any) -> list[Operator]:
+    """Returns a graph model's operators, each behind those that make its inputs.
+
+    Args:
+        model: a functional or sequential model of either Keras, built.
+    """
+    made: list[Operator] = []
+    given = [
+        Operator("", "input", "the model's input", None, [], tuple(tensor.shape))
+        for tensor in model.inputs
+    ]
+    for operator in _trace(model, given, "", made):
+        operator.is_output = True
+    for operator in made:
+        for source in operator.inputs:
+            source.consumers.append(operator)
+    return given + made
+
+
+def _trace(
+    model: Any, given: list[Operator], prefix: str, made: list[Operator]
+) -> list[Operator]:
+    """Adds the operators of one call of a model; returns those of its outputs."""
+    api = keras_api.of(model)
+    found = {id(x): source for x, source in zip(model.inputs, given, strict=True)}
+    calls: dict[tuple[int, ...], list[Operator]] = {}
+    ahead = list(model.outputs)
+    while ahead:
+        tensor = ahead[-1]
+        if id(tensor) in found:
+            ahead.pop()
+            continue
+        layer, inputs = api.producer(tensor)
+        missing = [x for x in inputs if id(x) not in found]
+        if missing:
+            ahead += missing
+            continue
+        path, sources = prefix + layer.name, [found[id(x)] for x in inputs]
+        if graph.is_graph(layer):
+            call = (id(layer), *map(id, sources))
+            if call not in calls:
+                calls[call] = _trace(layer, sources, f"{path}/", made)
+            found[id(tensor)] = calls[call][api.output_index(tensor)]
+        else:
+            shape = tuple(tensor.shape)
+            found[id(tensor)] = _Row(path, layer, shape, made).behind(sources)
+    return [found[id(tensor)] for tensor in model.outputs]
+
+
+class _Row:
+    """Makes the row of operators that a layer becomes."""
+
+    def __init__(
+        self, path: str, layer: Any, shape: tuple[int | None, ...], made: list[Operator]
+    ) -> None:
+        self.path, self.shape, self.made = path, shape, made
+        self.wrapper = layer if isinstance(layer, PruneLowMagnitudeDPF) else None
+        self.layer = layer if self.wrapper is None else layer.layer
+
+    def behind(self, inputs: list[Operator]) -> Operator:
+        """Returns the last operator of the row."""
+        layer, name = self.layer, keras_name(self.layer)
+        if getattr(layer, "data_format", None) == "channels_first":
+            return self.add("other", inputs, f"{name} with channels first")
+        if name in _VANISHING:
+            return inputs[0]
+        if name == "Activation":
+            return self.activated(inputs[0])
+        if name == "SeparableConv2D":
+            inputs = [self.add("depthwise", inputs)]
+        last = self.add(self.kind(name, inputs), inputs)
+        if name in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"):
+            return self.activated(last)
+        return last
+
+    def add(self, kind: str, inputs: list[Operator], name: str = "") -> Operator:
+        name = name or type(self.layer).__name__
+        operator = Operator(
+            self.path, kind, name, self.layer, inputs, self.shape, self.wrapper
+        )
+        self.made.append(operator)
+        return operator
+
+    def kind(self, name: str, inputs: list[Operator]) -> str:
+        """Returns the kind of operator that the layer itself becomes."""
+        layer = self.layer
+        if name in ("Conv2D", "SeparableConv2D"):
+            return "conv"
+        if name == "DepthwiseConv2D":
+            return "depthwise"
+        if name == "ZeroPadding2D":
+            return "padding"
+        if name == "BatchNormalization":
+            return "batch_norm"
+        if name == "GlobalAveragePooling2D" or _is_mean(layer, name):
+            return "pool"
+        if name in ("Flatten", "Reshape"):
+            return "reshape"
+        return "elementwise" if self.is_elementwise(name, inputs) else "other"
+
+    def is_elementwise(self, name: str, inputs: list[Operator]) -> bool:
+        layer = self.layer
+        if any(len(shape) != 4 for shape in (self.shape, *(x.shape for x in inputs))):
+            return False
+        if name == "TFOpLambda":
+            name = layer.get_config()["function"]
+        function = _OPERATIONS.get(name)
+        if function in ("add", "multiply"):
+            return len(inputs) > 1  # A constant is no operand of four axes.
+        if name == "ReLU":
+            return not (layer.threshold or (layer.negative_slope and layer.max_value))
+        if name == "ELU":
+            return layer.alpha == 1
+        if name in ("UpSampling2D", "Resizing"):
+            cropped = getattr(layer, "crop_to_aspect_ratio", False)
+            padded = getattr(layer, "pad_to_aspect_ratio", False)
+            return layer.interpolation == "bilinear" and not (cropped or padded)
+        return name == "LeakyReLU" or function in _ACTIVATIONS
+
+    def activated(self, source: Operator) -> Operator:
+        """Returns the operator of the layer's activation; `source` if there is none."""
+        activation = self.layer.activation
+        if keras_api.of(activation) is not None:  # A layer, such as `ReLU(6.0)`.
+            return _Row(self.path, activation, self.shape, self.made).behind([source])
+        name = getattr(activation, "__name__", type(activation).__name__)
+        module = (getattr(activation, "__module__", None) or "").split(".")[0]
+        if activation is None or name == "linear":
+            return source
+        known = module in ("keras", "tf_keras", "tensorflow") and name in _ACTIVATIONS
+        kind = "elementwise" if known and len(self.shape) == 4 else "other"
+        return self.add(kind, [source], f"the activation '{name}'")
+
+
+def _is_mean(layer: Any, name: str) -> bool:
+    """Tells Keras 3's `ops.mean` over height and width."""
+    if name != "Mean" or not isinstance(layer.axis, list | tuple):
+        return False
+    return sorted(axis % 4 for axis in layer.axis) == [1, 2]
