@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pathlib
 import statistics
+import sys
 import tempfile
 from typing import Any
 
@@ -20,10 +21,12 @@ from absl import app, flags
 
 import dpf_tf
 from benchmarks import record
-from benchmarks.phone_models import PHONE_MODELS
+from benchmarks.phone_models import PHONE_MODELS, PhoneModel
+from dpf_tf.export.conversion import convert
 from dpf_tf.export.parity import TOLERANCES, Reference
 from dpf_tf.export.runtime import Runtime
 from dpf_tf.export.samples import Inputs
+from official_models import models
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("arm", None, "Folder made by tools/aarch64_root.sh.", required=True)
@@ -32,6 +35,7 @@ flags.DEFINE_list(
     ["mobilenet_v1", "mobilenet_v2", "resnet20", "keras.applications.MobileNet"],
     "Which models.",
 )
+flags.DEFINE_list("weights", ["float32", "float16"], "Which forms of weights.")
 flags.DEFINE_float("sparsity", 0.9, "Share of zeros.")
 flags.DEFINE_string(
     "out", "benchmarks/results/emulated_arm.json", "The JSON file to write."
@@ -46,8 +50,7 @@ def measure(name: str, weights: str) -> dict[str, Any]:
     reference = Reference(model, Inputs(model), samples)
     files, errors = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        python = str(pathlib.Path(FLAGS.arm, "python"))
-        runtime = Runtime(folder, samples, python)
+        runtime = Runtime(folder, samples, arm_python())
         for encoding in ("dense", "sparse"):
             file = pathlib.Path(folder, f"{encoding}.tflite")
             dpf_tf.export_tflite(model, file, encoding, weights)
@@ -59,6 +62,7 @@ def measure(name: str, weights: str) -> dict[str, Any]:
         "model": name,
         "weights": weights,
         "max_relative_error": errors,
+        "fits": dpf_tf.check_xnnpack_sparse(model)["fits"],
         "agrees": max(errors.values()) <= TOLERANCES[weights],
         "emulated_seconds": {
             "dense": statistics.median(dense),
@@ -74,10 +78,51 @@ def measure(name: str, weights: str) -> dict[str, Any]:
     }
 
 
+def wrong_numbers() -> dict[str, Any]:
+    """Returns what a sparse file that `export_tflite` refuses computes on ARM.
+
+    At 100x100 pixels, a layer with strides sees an odd size.
+    """
+    keras.utils.set_random_seed(0)
+    chosen = PhoneModel(
+        lambda k: models.build("mobilenet_v1", k, classes=10, input_shape=(100, 100, 3))
+    )
+    model = chosen.pruned(keras, FLAGS.sparsity)
+    samples = Inputs(model).read(chosen.inputs(model, 2, seed=0), "samples", 2)
+    reference = Reference(model, Inputs(model), samples)
+    result: dict[str, Any] = {"model": "mobilenet_v1, 100x100 pixels"}
+    with tempfile.TemporaryDirectory() as folder:
+        for encoding in ("dense", "sparse"):
+            file = pathlib.Path(folder, f"{encoding}.tflite")
+            file.write_bytes(convert(model, "float32", encoding == "sparse", None))
+            for name, python in (("x86", sys.executable), ("arm", arm_python())):
+                outputs, _ = Runtime(folder, samples, python).run(file, False)
+                result[f"{encoding}_on_{name}"] = reference.difference(outputs)
+        try:
+            dpf_tf.export_tflite(model, file, "sparse")
+        except dpf_tf.ExportError as error:
+            result["refused"] = str(error)
+    return result
+
+
+def arm_python() -> str:
+    return str(pathlib.Path(FLAGS.arm, "python"))
+
+
+def check(results: list[dict[str, Any]], wrong: dict[str, Any]) -> None:
+    """Fails if a file is wrong, or a model that fits does not go the sparse way."""
+    for result in results:
+        assert result["agrees"], result
+        assert not result["fits"] or result["dense_to_sparse"] >= 3, result
+    assert "refused" in wrong, wrong
+
+
 def main(_: list[str]) -> None:
-    results = []
+    results: list[dict[str, Any]] = []
+    wrong = wrong_numbers()
+    print(wrong, flush=True)
     for name in FLAGS.models:
-        for weights in ("float32", "float16"):
+        for weights in FLAGS.weights:
             result = measure(name, weights)
             results.append(result)
             print(
@@ -88,8 +133,9 @@ def main(_: list[str]) -> None:
             record.write(
                 FLAGS.out,
                 {"processor": "cortex-a76, emulated", "sparsity": FLAGS.sparsity}
-                | {"results": results},
+                | {"results": results, "wrong_numbers": wrong},
             )
+    check(results, wrong)
 
 
 if __name__ == "__main__":

@@ -231,6 +231,25 @@ def test_float16_in_blocks_is_refused_by_name_and_auto_takes_another(keras, tmp_
     assert {t["encoding"] for t in report["tensors"]} >= {"sparse 1x4 blocks"}
 
 
+def test_a_sparse_file_that_arm_would_get_wrong_is_refused_by_its_layer(
+    keras, tmp_path
+):
+    images = keras.Input((32, 32, 3), name="images")
+    x = keras.layers.ZeroPadding2D(1)(images)
+    x = keras.layers.Conv2D(16, 3, 2, name="stem")(x)
+    x = keras.layers.Conv2D(32, 1, name="pointwise")(x)
+    x = keras.layers.Conv2D(32, 3, padding="same", name="inner")(x)
+    x = keras.layers.Conv2D(32, 1, name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = magnitude_pruned(keras, keras.Model(images, keras.layers.Dense(4)(x)), 0.8)
+    path = tmp_path / "model.tflite"
+    with pytest.raises(ExportError, match=r"on ARM, .* wrong numbers.* 'inner'"):
+        dpf_tf.export_tflite(model, path, "sparse")
+    report = dpf_tf.export_tflite(model, path)
+    assert report["encoding"] == "dense"
+    assert "'inner'" in report["files"]["sparse"]["refused"]
+
+
 @pytest.mark.parametrize(
     "weights, block, symptom",
     [

@@ -132,6 +132,8 @@ def test_fixed_public_names_are_there():
         "PrunableLayer",
         "PruneLowMagnitudeDPF",
         "PruningCallback",
+        "check_xnnpack_sparse",
+        "export_tflite",
         "freeze_masks",
         "get_masks",
         "pointwise",

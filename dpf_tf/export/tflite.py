@@ -95,7 +95,7 @@ def export_tflite(
         >>> pruned = dpf_tf.prune_low_magnitude_dpf(
         ...     model, dpf_tf.ConstantSparsity(0.9))
         >>> _ = dpf_tf.MaskUpdater(pruned).update(0)
-        >>> report = dpf_tf.export_tflite(pruned, "/tmp/model.tflite")
+        >>> report = dpf_tf.export_tflite(pruned, "model.tflite")
         >>> report["encoding"], report["ratios"]["file_to_dense"] < 0.4
         ('sparse', True)
     """
