@@ -10,6 +10,15 @@ from benchmarks.phone_models import PHONE_MODELS
 from dpf_tf.export.conversion import WEIGHTS
 
 
+# What a refusal's reason contains, and what the table calls it.
+_REASONS = {
+    "no kernel has enough zeros": "sparse encoding asked of kernels without zeros",
+    "cannot load single zeros in 8-bit": "single zeros in 8 bits",
+    "NaN with float16 in blocks": "float16 in blocks",
+    "differ from the model's": "outputs further from the model's than the tolerance",
+}
+
+
 def sizes() -> list[str]:
     """Returns what files of 90 % sparse models weigh."""
     record = markdown.load("export_matrix")
@@ -80,8 +89,19 @@ def matrix() -> list[str]:
         *markdown.head(["", *WEIGHTS]),
         *rows,
         "",
+        f"Reasons: {_reasons(record['cells'])}.",
+        "",
         markdown.made(record),
     ]
+
+
+def _reasons(cells: dict[str, Any]) -> str:
+    counter: collections.Counter[str] = collections.Counter()
+    for cell in cells.values():
+        if cell["outcome"] == "refused":
+            names = [name for key, name in _REASONS.items() if key in cell["reason"]]
+            counter[names[0] if names else "others"] += 1
+    return "; ".join(f"{name} ({n})" for name, n in counter.most_common())
 
 
 def _outcome(counter: collections.Counter[str]) -> str:

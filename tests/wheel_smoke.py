@@ -6,6 +6,7 @@ not exactly the sparsity that was asked for.
 
 import importlib.metadata
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
@@ -65,6 +66,15 @@ def check_pruning():
     zeros = int(np.sum(weights == 0))
     assert zeros == weights.size // 2, f"{zeros} of {weights.size} weights are zero"
     assert np.all(np.asarray(sparse.layers[-1].kernel) != 0)
+    return sparse
+
+
+def check_export(sparse):
+    """A file is run by a program that lies beside the package's modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.tflite")
+        report = dpf_tf.export_tflite(sparse, path)
+        assert path.stat().st_size == report["files"][report["encoding"]]["bytes"]
 
 
 def check_official_models():
@@ -76,6 +86,6 @@ def check_official_models():
 
 if __name__ == "__main__":
     check_installation()
-    check_pruning()
+    check_export(check_pruning())
     check_official_models()
     print(f"wheel OK: dpf_tf {dpf_tf.__version__} from {dpf_tf.__file__}")
