@@ -9,7 +9,6 @@ from benchmarks import markdown
 from benchmarks.phone_models import PHONE_MODELS
 from dpf_tf.export.conversion import WEIGHTS
 
-
 # What a refusal's reason contains, and what the table calls it.
 _REASONS = {
     "no kernel has enough zeros": "sparse encoding asked of kernels without zeros",
