@@ -80,7 +80,7 @@ def _strip_one(model: Any, masked: dict[int, tf.Tensor]) -> Any:
         _copy_variables(
             source.variables, copy.variables, masked, f"layer '{source.name}'"
         )
-    _finalize(stripped)
+    finalize(stripped)
     if wrappers(stripped):
         raise ValueError(
             "These pruned layers lie inside layers of your own, which make them anew "
@@ -148,7 +148,7 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
         _copy_variables(
             layer.variables, copy.variables, masked, f"layer '{layer.name}'"
         )
-        _finalize(copy)
+        finalize(copy)
     return copy
 
 
@@ -176,15 +176,15 @@ def _fill(into: Any, model: Any, layers: list[tuple[str, Any]]) -> None:
             )
     masked = _masked_kernels(layers)
     _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
-    _finalize(into)
+    finalize(into)
 
 
-def _finalize(layer: Any) -> None:
+def finalize(layer: Any) -> None:
     """Lets layers such as `Normalization` derive anew what they compute with."""
     if hasattr(layer, "finalize_state"):
         layer.finalize_state()
     for _, child in prunable.sublayers(layer):
-        _finalize(child)
+        finalize(child)
 
 
 def _copy_variables(

@@ -23,6 +23,7 @@ from dpf_tf.export.samples import Inputs
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "int8": 2e-2, "int8_full": 5e-2}
 RNG = np.random.default_rng(1)
+EARLIER = b"\x1c\0\0\0TFL3 of an earlier export"
 
 
 def magnitude_pruned(keras, model, sparsity, block=1):
@@ -250,6 +251,26 @@ def test_a_sparse_file_that_arm_would_get_wrong_is_refused_by_its_layer(
     assert "'inner'" in report["files"]["sparse"]["refused"]
 
 
+def test_convolutions_hidden_in_a_layer_are_not_trusted_on_arm(keras, tmp_path):
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Conv2D(16, 3, padding="same")
+
+        def call(self, x):
+            return self.inner(x)
+
+    images = keras.Input((32, 32, 3), name="images")
+    x = keras.layers.Conv2D(16, 3, 2, name="stem")(
+        keras.layers.ZeroPadding2D(1)(images)
+    )
+    x = keras.layers.GlobalAveragePooling2D()(Block()(x))
+    model = keras.Model(images, keras.layers.Dense(4)(x))
+    magnitude_pruned(keras, model, 0.8)
+    with pytest.raises(ExportError, match="cannot be looked into"):
+        dpf_tf.export_tflite(model, tmp_path / "model.tflite", "sparse")
+
+
 @pytest.mark.parametrize(
     "weights, block, symptom",
     [
@@ -279,10 +300,32 @@ def test_a_file_that_computes_something_else_is_refused(keras, tmp_path, monkeyp
     other = mlp(keras, sparsity=0.8)
     monkeypatch.setattr(candidates, "convert", of_another)
     path = tmp_path / "model.tflite"
-    path.write_bytes(b"of an earlier export")
+    path.write_bytes(EARLIER)
     with pytest.raises(ExportError, match="differ from the model's by .* tolerance"):
         dpf_tf.export_tflite(mlp(keras), path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_no_file(keras, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(candidates, "convert", interrupt)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(EARLIER)
+    with pytest.raises(KeyboardInterrupt):
+        dpf_tf.export_tflite(mlp(keras), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_kind_is_not_written_over(keras, tmp_path):
+    path = tmp_path / "model.keras"
+    mlp(keras).save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not TFLite's, and would be lost"):
+        dpf_tf.export_tflite(mlp(keras), path)
+    assert program.main([str(path), str(path)]) == 1
+    assert path.read_bytes() == before
 
 
 def test_a_model_that_gives_nan_is_refused(keras, tmp_path):
@@ -326,7 +369,7 @@ def test_a_file_that_is_none_ends_in_an_error_not_in_this_process(tmp_path):
     file = tmp_path / "model.tflite"
     file.write_bytes(b"TFL3" * 100)
     runtime = Runtime(str(tmp_path), [{"x": np.zeros((1, 1), "float32")}])
-    with pytest.raises(ExportError):
+    with pytest.raises(ExportError, match="model"):
         runtime.run(file, without_delegates=False)
 
 
@@ -360,6 +403,92 @@ def test_layers_of_mixed_precision_are_exported_in_float32(keras, tmp_path):
     images = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
     (found,) = run(path, images=images).values()
     np.testing.assert_allclose(found, plain.predict(images, verbose=0), atol=1e-5)
+
+
+def test_what_a_layer_derives_from_its_state_is_kept_in_float32(keras, tmp_path):
+    data = RNG.normal(5.0, 3.0, size=(50, 8)).astype("float32")
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    normalization = keras.layers.Normalization()
+    normalization.adapt(data)
+    inputs = keras.Input((8,), name="features")
+    model = keras.Model(inputs, keras.layers.Dense(4)(normalization(inputs)))
+    keras.mixed_precision.set_global_policy("float32")
+    path = tmp_path / "model.tflite"
+    dpf_tf.export_tflite(model, path, samples=data)
+    (found,) = run(path, features=data).values()
+    np.testing.assert_allclose(found, model.predict(data, verbose=0), atol=0.02)
+
+
+def test_a_copy_in_float32_that_is_another_model_is_refused(keras, tmp_path):
+    class Scaled(keras.layers.Layer):
+        scale = 1.0  # Neither in the config nor among the weights.
+
+        def call(self, x):
+            return x * self.scale
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    scaled = Scaled()
+    scaled.scale = 7.0
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, scaled(keras.layers.Dense(4)(inputs)))
+    keras.mixed_precision.set_global_policy("float32")
+    with pytest.raises(ExportError, match="copy in float32.* something else"):
+        dpf_tf.export_tflite(model, tmp_path / "model.tflite")
+
+
+def test_state_between_calls_is_refused_and_unrolled_layers_pass(keras, tmp_path):
+    path = tmp_path / "model.tflite"
+    for unroll in (False, True):
+        inputs = keras.Input(batch_shape=(1, 5, 8))
+        x = keras.layers.LSTM(6, unroll=unroll)(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(3)(x))
+        samples = RNG.normal(size=(1, 5, 8))
+        if not unroll and keras.__name__ == "tf_keras":  # A fused operator.
+            with pytest.raises(ExportError, match="unroll=True"):
+                dpf_tf.export_tflite(model, path, samples=samples)
+        else:
+            dpf_tf.export_tflite(model, path, samples=samples)
+
+
+def test_recurrent_layers_of_a_free_batch_are_refused_with_the_mend(keras, tmp_path):
+    inputs = keras.Input((5, 8))
+    x = keras.layers.Bidirectional(keras.layers.GRU(6))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    with pytest.raises(ExportError, match="unroll=True.*batch_size=1"):
+        dpf_tf.export_tflite(model, tmp_path / "model.tflite")
+
+
+def test_a_model_that_was_called_in_another_is_exported_by_its_own_inputs(
+    keras, tmp_path
+):
+    inner = mlp(keras)
+    outer = keras.Input((32,), name="outer")
+    keras.Model(outer, keras.layers.Dense(2)(inner(outer)))
+    dpf_tf.export_tflite(inner, tmp_path / "model.tflite")
+
+
+def test_outputs_are_matched_whatever_their_keys(keras, tmp_path):
+    inputs = keras.Input((6,), name="features")
+    small = keras.layers.Dense(3, name="a")(inputs)
+    large = keras.layers.Dense(3, name="b")(inputs)
+    for keys in (("one", "two"), ("b", "a")):  # Those of the layers, swapped.
+        outputs = dict(zip(keys, (small, large), strict=True))
+        dpf_tf.export_tflite(keras.Model(inputs, outputs), tmp_path / "model.tflite")
+
+
+def test_images_of_bytes_are_made_as_such(keras):
+    inputs = keras.Input((4, 4, 3), dtype="uint8", name="images")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    samples = Inputs(keras.Model(inputs, keras.layers.Dense(2)(x))).make()
+    assert np.max([sample["images"] for sample in samples]) > 200
+
+
+def test_a_model_without_weights_and_samples_of_several_lengths_pass(keras, tmp_path):
+    inputs = keras.Input((None, 4), name="steps")
+    model = keras.Model(inputs, keras.layers.ReLU()(inputs))
+    samples = [{"steps": RNG.normal(size=(1, n, 4))} for n in (3, 5, 3)]
+    report = dpf_tf.export_tflite(model, tmp_path / "model.tflite", samples=samples)
+    assert report["parity"]["samples"] == 3
 
 
 def test_tokens_are_made_below_the_vocabulary(keras):
@@ -445,7 +574,11 @@ def test_calibration_data_may_come_in_every_usual_form(keras):
         ({"samples": np.zeros((0, 32), "float32")}, "holds no samples"),
         ({"samples": 3}, "`samples` must hold batches"),
         ({"path": "/no/such/folder/model.tflite"}, "folder of `path` does not exist"),
+        ({"path": "/"}, "must be that of a file"),
         ({"tolerance": -1.0}, "`tolerance` must be"),
+        ({"tolerance": "0.1"}, "`tolerance` must be"),
+        ({"tolerance": math.inf}, "`tolerance` must be"),
+        ({"samples": (np.ones((4, 32)), np.ones(4))}, "leave them out"),
     ],
 )
 def test_wrong_arguments_are_named_before_any_work(
@@ -453,7 +586,7 @@ def test_wrong_arguments_are_named_before_any_work(
 ):
     monkeypatch.setattr(candidates, "convert", None)
     kept = tmp_path / "model.tflite"
-    kept.write_bytes(b"of an earlier export")
+    kept.write_bytes(EARLIER)
     with pytest.raises(ValueError, match=message):
         dpf_tf.export_tflite(**{"model": mlp(keras), "path": kept} | arguments)
     assert kept.exists()

@@ -260,6 +260,8 @@ def test_digits_keep_all_zeros_and_their_accuracy_in_int8(digits, tmp_path):
         model, path, weights="int8_full", samples=images, tolerance=0.1
     )
     assert {t["type"] for t in report["tensors"]} == {"INT8"}
+    with pytest.raises(ValueError, match="weights='int8_full'"):
+        dpf_tf.export_tflite(model, path, weights="float16")
     file = path.read_bytes()
     assert not any(lost_zeros(sparse, file))
     before = accuracy(sparse.predict(images, verbose=0), labels)

@@ -78,6 +78,22 @@ def test_what_fits(keras, body):
     assert (report["cluster"][0], report["cluster"][-1]) == ("stem", "pool")
 
 
+GAP = {  # What works on a pooling that keeps its dimensions, and goes on inside.
+    "product": lambda k, x, y: k.Multiply()([x, y]),
+    "gate": lambda k, x, y: k.Multiply()([x, k.Activation("sigmoid")(y)]),
+    "sum": lambda k, x, y: k.Add()([x, y]),
+}
+
+
+@pytest.mark.parametrize("use", GAP.values(), ids=GAP)
+def test_only_a_1x1_convolution_may_follow_a_pooling_inside(keras, use):
+    def body(layers, x):
+        return use(layers, x, layers.GlobalAveragePooling2D(keepdims=True)(x))
+
+    report = check_xnnpack_sparse(net(keras, body), sparsity=0.9)
+    assert {(x["rule"], x["level"]) for x in report["findings"]} == {("head", "error")}
+
+
 def named(layer):
     return lambda k, x: getattr(k, layer[0])(*layer[1:], name="odd")(x)
 

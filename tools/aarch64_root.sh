@@ -4,8 +4,8 @@
 #     sudo apt-get install qemu-user-static
 #     bash tools/aarch64_root.sh FOLDER [VERSION OF ai-edge-litert]
 #
-# Needs Debian or a descendant, and pip. Nothing of the machine is changed: apt gets its
-# own lists and an empty record of what is installed.
+# Needs Debian, whose archive holds arm64, and pip. Nothing of the machine is changed: apt
+# gets its own lists and an empty record of what is installed.
 set -euo pipefail
 folder=$(realpath -m "$1")
 litert="ai-edge-litert${2:+==$2}"

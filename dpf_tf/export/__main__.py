@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exports what the command line asks for, and returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if options.report and not pathlib.Path(options.report).parent.is_dir():
+            raise ValueError(f"The folder of --report does not exist: {options.report}")
         report = export_tflite(
             load(options.model),
             options.tflite,

@@ -103,6 +103,12 @@ class Trial:
                 f"the file keeps variables ({', '.join(sorted(variables))}) that "
                 "nothing sets"
             )
+        if candidate.contents.state:
+            raise ExportError(
+                "the file would carry state from one call to the next "
+                f"({candidate.contents.state[0]}). Build recurrent layers with "
+                "`unroll=True`"
+            )
         if kind == "sparse":
             known = encodings.fault(self._weights, candidate.contents, model)
             if known:
@@ -135,7 +141,7 @@ class Trial:
             if sparse.refused is None and encodings.prefers_sparse(
                 self._weights,
                 sparse.file.stat().st_size,
-                dense.file.stat().st_size if dense.file.exists() else None,
+                dense.file.stat().st_size if dense.refused is None else None,
             ):
                 encoding = "sparse"
         refused = self.candidates[encoding].refused

@@ -16,8 +16,8 @@ _CONSUMER = (
 )
 _POOLING = "End in GlobalAveragePooling2D."
 _HEAD = (
-    "Set keepdims=False in the pooling, or put Flatten right behind it, and Dense in "
-    "place of 1x1 convolutions."
+    "At the end, set keepdims=False in the pooling, or put Flatten right behind it, "
+    "and Dense in place of 1x1 convolutions; inside, put a 1x1 convolution there."
 )
 
 
@@ -113,7 +113,8 @@ class Chain:
             yield pool, Misfit("head", reason, _HEAD), sound
         for x in pool.consumers:
             flattens = x.kind == "reshape" and len(x.shape) < 4
-            if x not in self._to_pooling and not flattens:
+            excites = x in self._to_pooling and rules.is_pointwise(x)
+            if not (flattens or excites):
                 reason = (
                     f"{x.name} behind the pooling works on the image of one pixel that "
                     "keepdims=True leaves. Sparse kernels may not load there once the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -66,5 +67,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
+    """Returns the beginning of a message, without colours and places in the graph."""
+    text = str(error)
+    remedy = ""
+    if "TensorList" in text:
+        remedy = (
+            " Build recurrent layers with `unroll=True`, or the model with a fixed "
+            "batch: `keras.Input(shape, batch_size=1)`."
+        )
+    text = re.sub(r"\x1b\[\d*m|loc\(.*?\)+(?=:|\s|$)", "", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:400]}{remedy}"

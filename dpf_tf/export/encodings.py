@@ -3,17 +3,19 @@
 TFLite stores a kernel with at least 30 % zeros without them, if it is asked to: the
 numbers that are left, and where they stand. What was measured (docs/phones.md):
 
-- It pays in bytes above about 33 % zeros in float32 and 50 % in float16. In 8 bits a
-  position takes as much as a number, and dense zeros compress better.
+- It pays in bytes the sooner, the more bits a weight has. In 8 bits a position takes as
+  much as a number, and dense zeros compress better.
 - Some pairs of weights and encoding are broken in the runtime, some on ARM alone, where
   the run on this machine does not find out; see `fault`.
 """
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 from dpf_tf.export.flatbuffer import Contents
+from dpf_tf.export.operators import operators_of
 from dpf_tf.export.xnnpack import check_xnnpack_sparse
 
 ENCODINGS = ("auto", "dense", "sparse")
@@ -59,12 +61,23 @@ def fault(weights: str, contents: Contents, model: Any) -> str | None:
                 "is compressed"
             )
     if any("CONV_2D" in w.operators and w.type != "INT8" for w in contents.sparse):
-        return _mixed_layouts(model)
+        return _mixed_layouts(contents, model)
     return None
 
 
-def _mixed_layouts(model: Any) -> str | None:
+def _mixed_layouts(contents: Contents, model: Any) -> str | None:
     """Says what makes XNNPACK compute wrong numbers on ARM, in silence."""
+    if not any(w.shape[1:] == (3, 3, 3) for w in contents.kernels):
+        return None  # No convolution at which its chain begins.
+    seen = collections.Counter(x.kind for x in operators_of(model))
+    kinds = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise"}
+    if any(contents.operators[name] > seen[kind] for name, kind in kinds.items()):
+        return (
+            "a layer of your own holds convolutions that cannot be looked into, and on "
+            "ARM, XNNPACK computes wrong numbers with sparse kernels if the model has "
+            "a form that it half knows: build the model of Keras's own layers, or take "
+            "encoding='dense'"
+        )
     findings = check_xnnpack_sparse(model)["findings"]
     for finding in findings:
         if finding["level"] == "error":

@@ -87,11 +87,13 @@ class Contents:
         operators: how often each occurs.
         weights: the constants of float and 8-bit numbers, each once.
         other_bytes: what the other constants take: shapes, axes, 32-bit biases.
+        state: tensors that keep their values from call to call.
     """
 
     operators: collections.Counter[str]
     weights: list[Weights]
     other_bytes: int
+    state: list[str]
 
     @property
     def sparse(self) -> list[Weights]:
@@ -106,7 +108,8 @@ class Contents:
     @property
     def bound_bytes(self) -> int:
         """The fewest bytes for all constants, see `Weights.bound_bytes`."""
-        return math.ceil(sum(w.bound_bytes for w in self.weights) + self.other_bytes)
+        bound = sum(w.bound_bytes for w in self.weights) + self.other_bytes
+        return max(1, math.ceil(bound))
 
 
 @functools.cache
@@ -124,12 +127,14 @@ def read(file: bytes | bytearray) -> Contents:
     model = schema.ModelT.InitFromPackedBuf(file, 0)
     operators: collections.Counter[str] = collections.Counter()
     weights: list[Weights] = []
+    state: list[str] = []
     other, seen = 0, set()
     for graph in model.subgraphs:
         users = _users(model, graph)
         for found in users.values():
             found.sort()
         operators.update(_operator(model, op) for op in graph.operators)
+        state += [t.name.decode() for t in graph.tensors if t.isVariable]
         for index, tensor in enumerate(graph.tensors):
             data = model.buffers[tensor.buffer].data
             if data is None or tensor.buffer in seen or isinstance(data, list):
@@ -141,7 +146,7 @@ def read(file: bytes | bytearray) -> Contents:
             else:
                 values = np.asarray(data, np.uint8).view(dtype)
                 weights.append(_weights(tensor, values, users[index]))
-    return Contents(operators, weights, other)
+    return Contents(operators, weights, other, state)
 
 
 def _operator(model: Any, op: Any) -> str:

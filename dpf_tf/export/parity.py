@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dpf_tf import keras_api
 from dpf_tf.export.errors import ExportError
 from dpf_tf.export.samples import Inputs, Sample
 
@@ -29,7 +30,8 @@ class Reference:
     """
 
     def __init__(self, model: Any, inputs: Inputs, samples: list[Sample]) -> None:
-        results = [inputs.call(model, sample) for sample in samples]
+        results = _called(model, inputs, samples)
+        self._inputs, self._samples = inputs, samples
         self._names = _names(results[0], model)
         self._outputs = [
             [np.asarray(output) for output in tf.nest.flatten(result)]
@@ -47,10 +49,40 @@ class Reference:
         """Whether all outputs are the same for all samples: then they prove little."""
         first, *others = self._outputs
         return bool(others) and all(
-            np.allclose(a, b, rtol=1e-6, atol=1e-12)
+            a.shape == b.shape and _Difference().add(a, b).relative < 1e-6
             for other in others
             for a, b in zip(first, other, strict=True)
         )
+
+    def check(self, model: Any, inputs: Inputs, tolerance: float) -> None:
+        """Holds the model that was given to compute what its plain copy does.
+
+        Raises:
+            ExportError: if it does not.
+        """
+        names = [x.name for x in self._inputs.all]
+        own = [x.name for x in inputs.all]
+        if sorted(own) == sorted(names):
+            own = names
+        renamed = [  # A copy's unnamed inputs get other names.
+            {new: sample[old] for old, new in zip(names, own, strict=True)}
+            for sample in self._samples
+        ]
+        found = _called(model, inputs, renamed)
+        difference = self._largest(
+            [
+                [np.asarray(output, np.float32) for output in tf.nest.flatten(result)]
+                for result in found
+            ]
+        )
+        if not difference <= tolerance:  # NaN fails here too.
+            raise ExportError(
+                "The model's plain copy in float32, which was to be converted, "
+                f"computes something else (a difference of {difference:.2e} of the "
+                "outputs' scale): some layer has state that its config and weights do "
+                "not hold. Build the model plain and in float32 yourself, and export "
+                "that."
+            )
 
     def difference(self, outputs: Outputs) -> float:
         """Returns the largest difference, relative to the output's scale.
@@ -62,27 +94,56 @@ class Reference:
             ExportError: if the outputs are others, or one of them is not finite.
         """
         keys = _in_order(list(outputs[0]), self._names)
-        differences = []
-        for position, key in enumerate(keys):
-            found = np.stack([output[key] for output in outputs])
-            wanted = np.stack([output[position] for output in self._outputs])
-            if found.shape != wanted.shape:
-                raise ExportError(
-                    f"output '{key}' has the shape {found.shape[1:]}, the model's "
-                    f"has {wanted.shape[1:]}"
-                )
-            if not _finite(found):
-                raise ExportError(f"output '{key}' is NaN or infinite")
-            differences.append(_relative(found, wanted))
-        return max(differences)
+        for output, wanted in zip(outputs, self._outputs, strict=True):
+            for key, value in zip(keys, wanted, strict=True):
+                if output[key].shape != value.shape:
+                    raise ExportError(
+                        f"output '{key}' has the shape {output[key].shape}, the "
+                        f"model's has {value.shape}"
+                    )
+                if not _finite(output[key]):
+                    raise ExportError(f"output '{key}' is NaN or infinite")
+        return self._largest([[output[key] for key in keys] for output in outputs])
+
+    def _largest(self, outputs: list[list[np.ndarray]]) -> float:
+        differences = [_Difference() for _ in self._names]
+        for found, wanted in zip(outputs, self._outputs, strict=True):
+            for difference, a, b in zip(differences, found, wanted, strict=True):
+                difference.add(a, b)
+        return max(difference.relative for difference in differences)
 
 
-def _relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    if wanted.dtype.kind != "f":
-        return float(np.mean(found != wanted))
-    difference = np.abs(found.astype(np.float64) - wanted).max(initial=0.0)
-    scale = np.abs(wanted).max(initial=0.0)
-    return float(difference / scale if scale > 0 else difference)
+class _Difference:
+    """The difference of one output, over samples that may differ in length."""
+
+    def __init__(self) -> None:
+        self._largest = self._scale = 0.0
+        self._other = self._count = 0
+
+    def add(self, found: np.ndarray, wanted: np.ndarray) -> _Difference:
+        self._count += wanted.size
+        if wanted.dtype.kind == "f":
+            off = np.abs(found.astype(np.float64) - wanted).max(initial=0.0)
+            self._largest = max(self._largest, float(off))
+            self._scale = max(self._scale, float(np.abs(wanted).max(initial=0.0)))
+        else:
+            self._other += int(np.sum(found != wanted))
+        return self
+
+    @property
+    def relative(self) -> float:
+        if self._other:
+            return self._other / self._count
+        return self._largest / self._scale if self._scale > 0 else self._largest
+
+
+def _called(model: Any, inputs: Inputs, samples: list[Sample]) -> list[Any]:
+    try:
+        return [inputs.call(model, sample) for sample in samples]
+    except Exception as error:
+        raise ExportError(
+            f"The Keras model itself fails on the samples: {error}"
+        ) from error
 
 
 def _finite(value: np.ndarray) -> bool:
@@ -90,11 +151,12 @@ def _finite(value: np.ndarray) -> bool:
 
 
 def _names(result: Any, model: Any) -> list[str]:
-    """Returns the names of the outputs, in the order of `tf.nest.flatten`."""
-    if isinstance(result, dict):
-        return sorted(result)
+    """Returns the file's names of the outputs, in the order of `tf.nest.flatten`."""
     count = len(tf.nest.flatten(result))
-    names = list(getattr(model, "output_names", None) or [])
+    if isinstance(result, dict) and keras_api.of(model) is keras_api.KERAS3:
+        names = sorted(result)
+    else:
+        names = list(getattr(model, "output_names", None) or [])
     return names if len(names) == count else [f"output_{i}" for i in range(count)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpf_tf import keras_api, prunable
 from dpf_tf.graph import rebuild, wrappers
-from dpf_tf.strip import strip_pruning
+from dpf_tf.strip import finalize, strip_pruning
 
 _HALVES = ("float16", "bfloat16")
 
@@ -33,7 +33,7 @@ def plain_model(model: Any) -> Any:
         )
     if wrappers(model):
         model = strip_pruning(model)
-    if any(layer.compute_dtype in _HALVES for layer in layers_of(model)):
+    if any(is_half(layer) for layer in layers_of(model)):
         model = _in_float32(model)
     if isinstance(getattr(model, "input", None), dict) and api is keras_api.KERAS3:
         # The converter calls the model with a list.
@@ -41,11 +41,21 @@ def plain_model(model: Any) -> Any:
     return model
 
 
+def is_half(layer: Any) -> bool:
+    """Tells whether a layer computes in half precision."""
+    return layer.compute_dtype in _HALVES
+
+
 def layers_of(layer: Any) -> Iterator[Any]:
-    """Yields a layer and all layers inside it."""
-    yield layer
-    for _, child in prunable.sublayers(layer):
-        yield from layers_of(child)
+    """Yields a layer and all layers inside it, each once."""
+    seen: set[int] = set()
+    waiting = [layer]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            waiting += [child for _, child in prunable.sublayers(layer)]
 
 
 def _in_float32(model: Any) -> Any:
@@ -55,13 +65,28 @@ def _in_float32(model: Any) -> Any:
     def fresh(layer: Any) -> Any:
         if keras_api.of(layer) is None:
             return layer  # An operation of Keras 3, such as `x + y`.
-        copy = type(layer).from_config(_float32(layer.get_config()))
+        try:
+            copy = type(layer).from_config(_float32(layer.get_config()))
+        except Exception as error:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) computes in half "
+                f"precision and cannot be made anew in float32: {error} Build the "
+                "model without mixed precision, carry the weights over "
+                "(`float32_model.set_weights(model.get_weights())`), and export that."
+            ) from error
         pairs.append((layer, copy))
         return copy
 
-    copy = rebuild(model, fresh, "export")
+    policies = keras_api.of(model).module.mixed_precision
+    before = policies.global_policy()
+    policies.set_global_policy("float32")  # A config may leave the dtype to it.
+    try:
+        copy = rebuild(model, fresh, "export")
+    finally:
+        policies.set_global_policy(before)
     for source, target in pairs:
         target.set_weights(source.get_weights())
+    finalize(copy)
     return copy
 
 

@@ -42,19 +42,25 @@ class Inputs:
     """
 
     def __init__(self, model: Any) -> None:
-        # One tensor, a list or a dict, as the model is called; a Sequential of Keras 3
-        # that was never called does not tell.
-        tensors = getattr(model, "input", model.inputs)
-        if isinstance(tensors, list) and len(tensors) == 1:
-            (tensors,) = tensors
+        # A tensor, a list or a dict, as the model is called. (The `input` of a
+        # Sequential of Keras 3 is that of its last call, as part of another model.)
+        tensors = model.inputs[0]
+        if len(model.inputs) > 1 or isinstance(getattr(model, "input", None), dict):
+            tensors = model.input
         self._names = tf.nest.map_structure(_name, tensors)
         self.all = [
             Input(_name(t), tuple(t.shape), np.dtype(_dtype(t)))
             for t in tf.nest.flatten(tensors)
         ]
+        for x in self.all:
+            if x.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"Input '{x.name}' holds {x.dtype}, not numbers. Export the part "
+                    "of the model that follows the preprocessing of text."
+                )
         self._vocabulary = min(
             (layer.input_dim for layer in layers_of(model) if _is_embedding(layer)),
-            default=2,
+            default=None,
         )
 
     def call(self, model: Any, sample: Sample) -> Any:
@@ -67,6 +73,8 @@ class Inputs:
     def make(self, count: int = MADE) -> list[Sample]:
         """Makes samples: normal numbers; integers below the smallest vocabulary.
 
+        Without an embedding, 8-bit integers are images (0 to 255), others 0 or 1.
+
         Raises:
             ValueError: if a shape or type leaves open what a sample is.
         """
@@ -75,7 +83,7 @@ class Inputs:
 
     def _make(self, spec: Input, rng: np.random.Generator) -> np.ndarray:
         shape = (spec.batch, *spec.shape[1:])
-        if None in shape or spec.dtype.kind not in "fiub":
+        if None in shape:
             raise ValueError(
                 f"Samples of input '{spec.name}' (shape {spec.shape}, {spec.dtype}) "
                 "cannot be made. Give some: `export_tflite(..., samples=arrays)`."
@@ -83,7 +91,9 @@ class Inputs:
         sizes = [int(n) for n in shape if n is not None]
         if spec.dtype.kind == "f":
             return rng.normal(size=sizes).astype(spec.dtype)
-        upper = 2 if spec.dtype.kind == "b" else self._vocabulary
+        upper = self._vocabulary or (256 if spec.dtype == np.uint8 else 2)
+        if spec.dtype.kind == "b":
+            upper = 2
         return rng.integers(0, upper, sizes).astype(spec.dtype)
 
     def read(self, given: Any, name: str, limit: int) -> list[Sample]:
@@ -102,7 +112,15 @@ class Inputs:
         if callable(given):
             given = given()
         batches: Iterable[Any]
-        one_each = isinstance(given, list | tuple) and len(self.all) == len(given) > 1
+        one_each = (
+            isinstance(given, list | tuple)
+            and len(self.all) == len(given) > 1
+            and not isinstance(given[0], dict | list | tuple)
+        )
+        if isinstance(given, tuple) and not one_each:
+            raise ValueError(
+                self._refusal(name, "a tuple; if it holds labels, leave them out")
+            )
         if one_each or isinstance(given, np.ndarray | tf.Tensor | dict):
             batches = [given]
         elif isinstance(given, Iterable):
@@ -116,7 +134,11 @@ class Inputs:
             )
         )
         if not found:
-            raise ValueError(f"`{name}` holds no samples of the model's inputs.")
+            size = self.all[0].batch
+            raise ValueError(
+                f"`{name}` holds no samples of the model's inputs"
+                + (f", which takes {size} at a time." if size > 1 else ".")
+            )
         return found
 
     def _split(self, batch: Any, name: str) -> Iterator[Sample]:
@@ -144,9 +166,9 @@ class Inputs:
         elif not isinstance(inputs, tuple | list):
             inputs = [inputs]
         arrays = [np.asarray(array) for array in inputs]
-        shapes = [array.shape for array in arrays]
         if not self._fit(arrays):
-            raise ValueError(self._refusal(name, f"arrays of shapes {shapes}"))
+            found = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
+            raise ValueError(self._refusal(name, f"arrays {found}"))
         return arrays
 
     def _fit(self, arrays: list[np.ndarray]) -> bool:

@@ -10,18 +10,19 @@ import tempfile
 import warnings
 from typing import Any
 
-from dpf_tf.export import encodings, flatbuffer, machine, runtime
+from dpf_tf.export import encodings, machine, runtime
 from dpf_tf.export.candidates import Trial
 from dpf_tf.export.conversion import WEIGHTS
-from dpf_tf.export.errors import ExportError
 from dpf_tf.export.parity import TOLERANCES, Reference
-from dpf_tf.export.plain import layers_of, plain_model
+from dpf_tf.export.plain import is_half, layers_of, plain_model
 from dpf_tf.export.report import ExportReport
 from dpf_tf.export.samples import Inputs
 
 # More samples are not read: calibration is settled by then, a comparison long before.
 CALIBRATION_SAMPLES = 500
 COMPARED_SAMPLES = 64
+# How far a model in half precision may lie from its copy in float32.
+HALF_PRECISION = 0.1
 
 
 def export_tflite(
@@ -38,7 +39,8 @@ def export_tflite(
 
     The file is loaded and run by the runtime of phones (ai-edge-litert), with its
     default delegate and without delegates, and its outputs are compared with the
-    model's. If anything fails, no file is left under `path`, an older one included.
+    model's. If anything fails after the arguments were checked, no file is left under
+    `path`, an older one included.
 
     Args:
         model: a pruned model, which is stripped, or a plain one; with known inputs.
@@ -57,7 +59,8 @@ def export_tflite(
             `quantization_aware`.
         samples: the inputs of the comparison, in the same forms (the first 64 are
             read). By default the representative ones, or some that are made: normal
-            numbers, and integers below the smallest vocabulary of an embedding.
+            numbers, 8-bit integers from 0 to 255, other integers below the smallest
+            vocabulary of an embedding, or 0 and 1 if there is none.
         tolerance: the largest difference that is accepted, relative to the largest
             absolute output. By default 1e-5 for float32, 1e-3 for float16, 2e-2 for
             int8, 5e-2 for int8_full. Outputs of whole numbers may differ in that share.
@@ -84,7 +87,8 @@ def export_tflite(
         TypeError, ValueError: if an argument is not as described.
         ImportError: without ai-edge-litert (`pip install 'dpf_tf[export]'`).
         ExportError: if the model cannot be converted, or its file does not load, does
-            not run, gives NaN or differs by more than `tolerance`.
+            not run, gives NaN, keeps state between calls, differs by more than
+            `tolerance`, or is known to be wrong on ARM.
 
     Example:
 
@@ -101,17 +105,21 @@ def export_tflite(
     """
     _check(encoding, weights, representative_dataset, tolerance)
     runtime.require()
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"The folder of `path` does not exist: {path.parent}")
+    path = _checked(path)
     plain = plain_model(model)
+    quantized = _is_quantized(plain)
+    if quantized and weights != "int8_full":
+        raise ValueError(
+            "A model of `quantization_aware` has learnt to compute in 8 bits: export "
+            f"it with weights='int8_full'. Received: weights={weights!r}"
+        )
     inputs = Inputs(plain)
     calibration = None
     if representative_dataset is not None:
         calibration = inputs.read(
             representative_dataset, "representative_dataset", CALIBRATION_SAMPLES
         )
-    elif weights == "int8_full" and not _is_quantized(plain):
+    elif weights == "int8_full" and not quantized:
         raise ValueError(
             "weights='int8_full' needs to know how large the activations are: give "
             "`representative_dataset`, some hundred inputs like those in use."
@@ -127,20 +135,25 @@ def export_tflite(
     try:
         with tempfile.TemporaryDirectory() as folder:
             reference = Reference(plain, inputs, compared)
+            if plain is not model:
+                half = any(is_half(layer) for layer in layers_of(model))
+                allowed = HALF_PRECISION if half else TOLERANCES["float32"]
+                reference.check(model, Inputs(model), allowed)
             tried = Trial(
                 reference,
                 runtime.Runtime(folder, compared),
                 weights,
                 TOLERANCES[weights] if tolerance is None else tolerance,
             )
+            if quantized:  # It knows: the converter must not calibrate.
+                calibration = None
             for kind in ("dense", "sparse"):
                 file = pathlib.Path(folder, f"{kind}.tflite")
-                known = _is_quantized(plain)  # Then the converter must not calibrate.
-                tried.add(kind, file, plain, None if known else calibration)
+                tried.add(kind, file, plain, calibration)
             taken = tried.choose(encoding)
             report = _report(tried, taken, weights)
             _replace(path, tried.candidates[taken].file)
-    except ExportError:
+    except BaseException:  # Ctrl-C, too: what lies there has always been checked.
         path.unlink(missing_ok=True)
         raise
     report |= {"path": str(path), "model": plain.name}
@@ -167,14 +180,38 @@ def _check(
                 f"`{name}` must be one of {', '.join(map(repr, known))}. "
                 f"Received: {value!r}"
             )
-    if tolerance is not None and not tolerance >= 0:  # NaN fails here too.
-        raise ValueError(f"`tolerance` must be 0 or more. Received: {tolerance!r}")
+    if tolerance is not None and not (
+        isinstance(tolerance, int | float) and 0 <= tolerance <= 1
+    ):
+        raise ValueError(
+            "`tolerance` must be a share of the largest output, from 0 to 1. "
+            f"Received: {tolerance!r}"
+        )
     if representative_dataset is not None and weights != "int8_full":
         raise ValueError(
             "`representative_dataset` is for weights='int8_full', whose activations "
             f"have 8 bits; give the inputs to compare on as `samples`. Received: "
             f"weights={weights!r}"
         )
+
+
+def _checked(path: Any) -> pathlib.Path:
+    """Returns where the file goes; an error if it cannot, or would destroy another."""
+    path = pathlib.Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"`path` must be that of a file. Received: '{path}'")
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder of `path` does not exist: {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"The folder of `path` cannot be written to: {path.parent}")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(8)[4:] not in (b"TFL3", b""):
+                raise ValueError(
+                    "`path` is that of a file that is not TFLite's, and would be lost: "
+                    f"{path}"
+                )
+    return path
 
 
 def _is_quantized(model: Any) -> bool:
@@ -212,17 +249,18 @@ def _report(tried: Trial, taken: str, weights: str) -> ExportReport:
             name: importlib.metadata.version(name)
             for name in ("tensorflow", "ai-edge-litert")
         },
-        notes=_notes(contents, here, weights),
+        notes=_notes(tried, taken, here, weights),
     )
 
 
-def _notes(
-    contents: flatbuffer.Contents, here: dict[str, Any], weights: str
-) -> list[str]:
-    users = {name for w in contents.sparse for name in w.operators}
+def _notes(tried: Trial, taken: str, here: dict[str, Any], weights: str) -> list[str]:
+    contents, sparse = tried.candidates[taken].contents, tried.candidates["sparse"]
+    assert contents is not None
+    zeros = sparse.contents.sparse if sparse.contents and not sparse.refused else []
+    users = {name for w in zeros for name in w.operators}
     notes = []
     floats = [w.name for w in contents.kernels if w.type == "FLOAT32"]
-    if weights == "int8_full" and floats:
+    if weights in encodings.INT8 and floats:
         notes.append(f"These kernels stay in float32: {', '.join(floats)}.")
     if "CONV_2D" in users and machine.hides_sparse_convolutions(here):
         notes.append(
@@ -230,10 +268,7 @@ def _notes(
             "sparse file cannot be faster here. On ARM it can, if "
             "`dpf_tf.check_xnnpack_sparse(model)` finds no fault."
         )
-    if any(
-        "FULLY_CONNECTED" in w.operators and w.encoding == "sparse"
-        for w in contents.sparse
-    ):
+    if any("FULLY_CONNECTED" in w.operators and w.encoding == "sparse" for w in zeros):
         notes.append("Single zeros make no dense layer faster; blocks do.")
     return notes
 
