@@ -278,7 +278,7 @@ TABLES = {
     "export_matrix": export_tables.matrix,
     "emulated_arm": export_tables.emulated_arm,
     "compare_fashion_mnist_short": functools.partial(
-        compare, "fashion_mnist", "short", SCHEMES
+        compare, "fashion_mnist", "short", (*SCHEMES, "st3_kernel")
     ),
     "compare_cifar10_short": functools.partial(
         compare, "cifar10", "short", (*SCHEMES, "st3_kernel")

@@ -151,12 +151,13 @@ def export_tflite(
                 file = pathlib.Path(folder, f"{kind}.tflite")
                 tried.add(kind, file, plain, calibration)
             taken = tried.choose(encoding)
-            report = _report(tried, taken, weights)
+            report = ExportReport(
+                path=str(path), model=plain.name, **_facts(tried, taken, weights)
+            )
             _replace(path, tried.candidates[taken].file)
     except BaseException:  # Ctrl-C, too: what lies there has always been checked.
         path.unlink(missing_ok=True)
         raise
-    report |= {"path": str(path), "model": plain.name}
     report["parity"] |= {"samples": len(compared), "source": source}
     if reference.is_constant:
         constant = (
@@ -219,7 +220,8 @@ def _is_quantized(model: Any) -> bool:
     return any(type(layer).__name__ == "QuantizeLayer" for layer in layers_of(model))
 
 
-def _report(tried: Trial, taken: str, weights: str) -> ExportReport:
+def _facts(tried: Trial, taken: str, weights: str) -> dict[str, Any]:
+    """Returns what a report says of the files."""
     files = {kind: x.describe() for kind, x in tried.candidates.items()}
     candidate = tried.candidates[taken]
     contents, sizes = candidate.contents, files[taken]
@@ -232,25 +234,26 @@ def _report(tried: Trial, taken: str, weights: str) -> ExportReport:
     if "bytes" in files["dense"]:
         ratios["file_to_dense"] = sizes["bytes"] / files["dense"]["bytes"]
     here = machine.describe()
-    return ExportReport(
-        path="",
-        model="",
-        weights=weights,
-        encoding=taken,
-        files=files,
-        bound_bytes=bound,
-        ratios=ratios,
-        tensors=[w.describe() for w in contents.weights],
-        operators=dict(contents.operators),
-        parity={"max_relative_error": candidate.errors, "tolerance": tried.tolerance},
-        latency=tried.latency(),
-        machine=here,
-        versions={
+    return {
+        "weights": weights,
+        "encoding": taken,
+        "files": files,
+        "bound_bytes": bound,
+        "ratios": ratios,
+        "tensors": [w.describe() for w in contents.weights],
+        "operators": dict(contents.operators),
+        "parity": {
+            "max_relative_error": candidate.errors,
+            "tolerance": tried.tolerance,
+        },
+        "latency": tried.latency(),
+        "machine": here,
+        "versions": {
             name: importlib.metadata.version(name)
             for name in ("tensorflow", "ai-edge-litert")
         },
-        notes=_notes(tried, taken, here, weights),
-    )
+        "notes": _notes(tried, taken, here, weights),
+    }
 
 
 def _notes(tried: Trial, taken: str, here: dict[str, Any], weights: str) -> list[str]:
