@@ -23,7 +23,14 @@ from dpf_tf.export.samples import Inputs
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "int8": 2e-2, "int8_full": 5e-2}
 RNG = np.random.default_rng(1)
+STATE = RNG.bit_generator.state
 EARLIER = b"\x1c\0\0\0TFL3 of an earlier export"
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Whatever ran before, a test draws the same numbers."""
+    RNG.bit_generator.state = STATE
 
 
 def magnitude_pruned(keras, model, sparsity, block=1):
