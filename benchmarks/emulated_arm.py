@@ -24,7 +24,7 @@ from benchmarks import record
 from benchmarks.phone_models import PHONE_MODELS, PhoneModel
 from dpf_tf.export.conversion import convert
 from dpf_tf.export.parity import TOLERANCES, Reference
-from dpf_tf.export.runtime import Runtime
+from dpf_tf.export.runtime import Runtime, median_ratio
 from dpf_tf.export.samples import Inputs
 from official_models import models
 
@@ -47,7 +47,7 @@ def measure(name: str, weights: str) -> dict[str, Any]:
     chosen = PHONE_MODELS[name]
     model = chosen.pruned(keras, FLAGS.sparsity)
     samples = Inputs(model).read(chosen.inputs(model, 2, seed=0), "samples", 2)
-    reference = Reference(model, Inputs(model), samples)
+    reference = Reference(Inputs(model), samples)
     files, here, there = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(folder, samples, arm_python())
@@ -74,12 +74,8 @@ def measure(name: str, weights: str) -> dict[str, Any]:
             "sparse": statistics.median(sparse),
             "dense again": statistics.median(again),
         },
-        "dense_to_sparse": statistics.median(
-            a / b for a, b in zip(dense, sparse, strict=True)
-        ),
-        "dense_to_dense_again": statistics.median(
-            a / b for a, b in zip(dense, again, strict=True)
-        ),
+        "dense_to_sparse": median_ratio(dense, sparse),
+        "dense_to_dense_again": median_ratio(dense, again),
     }
 
 
@@ -94,7 +90,7 @@ def wrong_numbers() -> dict[str, Any]:
     )
     model = chosen.pruned(keras, FLAGS.sparsity)
     samples = Inputs(model).read(chosen.inputs(model, 2, seed=0), "samples", 2)
-    reference = Reference(model, Inputs(model), samples)
+    reference = Reference(Inputs(model), samples)
     result: dict[str, Any] = {"model": "mobilenet_v1, 100x100 pixels"}
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ("dense", "sparse"):

@@ -30,8 +30,7 @@ def sizes() -> list[str]:
     return [
         "Kilobytes of files whose kernels are 90 % zeros (depthwise ones and "
         "embeddings are dense), their ratio to the information bound in brackets, and "
-        "what "
-        '`encoding="auto"` takes:',
+        'what `encoding="auto"` takes:',
         "",
         *markdown.head(
             [
@@ -57,11 +56,10 @@ def _sizes(cell: dict[str, Any]) -> list[str]:
     for encoding in ("dense", "sparse"):
         file = cell["files"][encoding]
         for key in ("bytes", "gzip_bytes"):
-            known = key in file
-            ratio = (
-                f"{file[key] / 1000:,.0f} ({file[key] / bound:.2f})" if known else ""
-            )
-            texts.append(ratio or "refused")
+            if "refused" in file:
+                texts.append("refused")
+            else:
+                texts.append(f"{file[key] / 1000:,.0f} ({file[key] / bound:.2f})")
     return [*texts, f"{bound / 1000:,.0f}", cell["taken"]]
 
 

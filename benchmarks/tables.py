@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks import comparison, export_tables, markdown
 from benchmarks.budgets import SCHEMES
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = markdown.ROOT / "docs"
+FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 ARMS = {"dpf": "DPF", "tfmot": "TFMOT", "dense_again": "dense again"}
 KERASES = {"keras": "Keras 3", "tf_keras": "tf_keras"}
 
@@ -177,7 +177,7 @@ def input_pipeline() -> list[str]:
 
 def training() -> list[str]:
     """Returns what the trainings came to whose results are kept, and their commands."""
-    folder = ROOT / "benchmarks" / "results" / "training"
+    folder = markdown.ROOT / "benchmarks" / "results" / "training"
     records = [
         markdown.load(f"training/{path.stem}") for path in sorted(folder.glob("*.json"))
     ]

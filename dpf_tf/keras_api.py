@@ -316,6 +316,13 @@ def of(obj: Any) -> Keras3 | TFKeras | None:
     return None
 
 
+def class_name(layer: Any) -> str:
+    """Returns the name of a layer's class if it is one of Keras's own, else ''."""
+    cls = type(layer)
+    own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
+    return cls.__name__ if own else ""
+
+
 def require(model: Any, kind: str = "a model or layer of Keras 3 or tf_keras") -> Any:
     """Returns the Keras of `model`, or raises TypeError: it must be `kind`."""
     api = of(model)

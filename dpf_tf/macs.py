@@ -130,7 +130,7 @@ def count_macs(model: Any) -> Macs:
                 f"The layer '{path}' is wrapped for pruning. Count the plain model: "
                 "`dpf_tf.count_macs(dpf_tf.strip_pruning(model))`."
             )
-        kind = _kind(layer)
+        kind = keras_api.class_name(layer)
         kernels = [w.numpy() for w in layer.weights if len(w.shape) > 1]
         if kind in _NO_KERNEL or not (kernels or kind in _PRODUCTS_WITHOUT_KERNEL):
             continue
@@ -178,13 +178,6 @@ def _calls(model: Any) -> dict[str, int] | None:
     # A sequential model has no nodes in its configuration: one call each.
     nodes = {x["config"]["name"]: x.get("inbound_nodes") for x in layers}
     return {name: len(calls) if calls else 1 for name, calls in nodes.items()}
-
-
-def _kind(layer: Any) -> str:
-    """Returns the name of a layer's class if it is one of Keras's own, else ''."""
-    cls = type(layer)
-    own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
-    return cls.__name__ if own else ""
 
 
 def _tensors(model: Any) -> dict[str, tuple[Any, Any]]:

@@ -1,8 +1,9 @@
 """A model's files, dense and sparse: converted, run and compared.
 
-trial = Trial(reference, runtime, "float32", tolerance=1e-5)
-trial.add("dense", file, model, calibration)
-trial.candidates["dense"].refused  # None, or why it is not to be used.
+    trial = Trial(reference, runtime, "float32", tolerance=1e-5)
+    trial.add("dense", file, model, calibration)
+
+Then `trial.candidates["dense"].refused` is `None`, or why the file is not to be used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dpf_tf.export import encodings, flatbuffer
 from dpf_tf.export.conversion import convert
 from dpf_tf.export.errors import ExportError
 from dpf_tf.export.parity import Reference
-from dpf_tf.export.runtime import Runtime
+from dpf_tf.export.runtime import Runtime, median_ratio
 from dpf_tf.export.samples import Sample
 
 _VARIABLES = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
@@ -164,11 +165,6 @@ class Trial:
         }
         result: dict[str, Any] = {"threads": 1, "rounds": len(times[0]), "ms": ms}
         if len(good) == 2:
-            result["dense_to_sparse"] = _ratio(times[0], times[1])
-            result["dense_to_dense_again"] = _ratio(times[0], times[2])
+            result["dense_to_sparse"] = median_ratio(times[0], times[1])
+            result["dense_to_dense_again"] = median_ratio(times[0], times[2])
         return result
-
-
-def _ratio(times: list[float], others: list[float]) -> float:
-    """Returns the median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(times, others, strict=True))

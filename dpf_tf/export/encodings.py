@@ -14,9 +14,9 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from dpf_tf.export.chain import Chain
 from dpf_tf.export.flatbuffer import Contents
 from dpf_tf.export.operators import operators_of
-from dpf_tf.export.xnnpack import check_xnnpack_sparse
 
 ENCODINGS = ("auto", "dense", "sparse")
 INT8 = ("int8", "int8_full")
@@ -69,7 +69,8 @@ def _mixed_layouts(contents: Contents, model: Any) -> str | None:
     """Says what makes XNNPACK compute wrong numbers on ARM, in silence."""
     if not any(w.shape[1:] == (3, 3, 3) for w in contents.kernels):
         return None  # No convolution at which its chain begins.
-    seen = collections.Counter(x.kind for x in operators_of(model))
+    operators = operators_of(model)
+    seen = collections.Counter(x.kind for x in operators)
     kinds = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise"}
     if any(contents.operators[name] > seen[kind] for name, kind in kinds.items()):
         return (
@@ -78,8 +79,7 @@ def _mixed_layouts(contents: Contents, model: Any) -> str | None:
             "a form that it half knows: build the model of Keras's own layers, or take "
             "encoding='dense'"
         )
-    findings = check_xnnpack_sparse(model)["findings"]
-    for finding in findings:
+    for finding in Chain(operators).findings():
         if finding["level"] == "error":
             return (
                 "on ARM, XNNPACK may compute wrong numbers with sparse kernels in this "

@@ -1,7 +1,8 @@
 """What a TFLite file holds: its operators, and its weights with their zeros.
 
-contents = read(file)
-contents.operators["CONV_2D"], contents.weights[0].zeros
+    contents = read(file)
+
+Then `contents.operators["CONV_2D"]` is a number, and `contents.weights[0].zeros`.
 """
 
 from __future__ import annotations

@@ -92,15 +92,8 @@ class Operator:
     @property
     def kernel(self) -> str:
         """The path, below the layer, of a convolution's kernel."""
-        separable = keras_name(self.layer) == "SeparableConv2D"
+        separable = keras_api.class_name(self.layer) == "SeparableConv2D"
         return "pointwise_kernel" if separable else "kernel"
-
-
-def keras_name(layer: Any) -> str:
-    """Returns the name of a layer's class if it is one of Keras's own, else ''."""
-    cls = type(layer)
-    own = cls.__module__.split(".")[0] in ("keras", "tf_keras")
-    return cls.__name__ if own else ""
 
 
 def operators_of(model: Any) -> list[Operator]:
@@ -164,7 +157,7 @@ class _Row:
 
     def behind(self, inputs: list[Operator]) -> Operator:
         """Returns the last operator of the row."""
-        layer, name = self.layer, keras_name(self.layer)
+        layer, name = self.layer, keras_api.class_name(self.layer)
         if getattr(layer, "data_format", None) == "channels_first":
             return self.add("other", inputs, f"{name} with channels first")
         if name in _VANISHING:

@@ -21,18 +21,17 @@ class Reference:
     """The outputs of the Keras model, and the comparison with them.
 
     Args:
-        model: a plain model.
-        inputs: its inputs.
+        inputs: those of a plain model.
         samples: what it is given.
 
     Raises:
         ExportError: if an output is NaN or infinite.
     """
 
-    def __init__(self, model: Any, inputs: Inputs, samples: list[Sample]) -> None:
-        results = _called(model, inputs, samples)
+    def __init__(self, inputs: Inputs, samples: list[Sample]) -> None:
+        results = _called(inputs, samples)
         self._inputs, self._samples = inputs, samples
-        self._names = _names(results[0], model)
+        self._names = _names(results[0], inputs.model)
         self._outputs = [
             [np.asarray(output) for output in tf.nest.flatten(result)]
             for result in results
@@ -54,8 +53,12 @@ class Reference:
             for a, b in zip(first, other, strict=True)
         )
 
-    def check(self, model: Any, inputs: Inputs, tolerance: float) -> None:
+    def check(self, inputs: Inputs, tolerance: float) -> None:
         """Holds the model that was given to compute what its plain copy does.
+
+        Args:
+            inputs: those of the model that was given.
+            tolerance: the largest relative difference that is accepted.
 
         Raises:
             ExportError: if it does not.
@@ -68,7 +71,7 @@ class Reference:
             {new: sample[old] for old, new in zip(names, own, strict=True)}
             for sample in self._samples
         ]
-        found = _called(model, inputs, renamed)
+        found = _called(inputs, renamed)
         difference = self._largest(
             [
                 [np.asarray(output, np.float32) for output in tf.nest.flatten(result)]
@@ -137,9 +140,9 @@ class _Difference:
         return self._largest / self._scale if self._scale > 0 else self._largest
 
 
-def _called(model: Any, inputs: Inputs, samples: list[Sample]) -> list[Any]:
+def _called(inputs: Inputs, samples: list[Sample]) -> list[Any]:
     try:
-        return [inputs.call(model, sample) for sample in samples]
+        return [inputs.call(sample) for sample in samples]
     except Exception as error:
         raise ExportError(
             f"The Keras model itself fails on the samples: {error}"

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
+from dpf_tf.export.plain import is_half
 from dpf_tf.graph import is_graph, walk, wrappers
 from dpf_tf.strip import strip_pruning
 
@@ -115,9 +116,7 @@ def _check(model: Any) -> None:
         raise ValueError(
             f"'{model.name}' has no weights yet. Call `model.build(input_shape)`."
         )
-    low = [
-        path for path, x in walk(model) if x.compute_dtype in ("float16", "bfloat16")
-    ]
+    low = [path for path, x in walk(model) if is_half(x)]
     if low:
         raise ValueError(
             f"These layers compute in half precision: {low}. Build the same model "

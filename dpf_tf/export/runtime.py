@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,11 @@ class Runtime:
             name = signal.Signals(-done.returncode).name
             raise ExportError(f"the runtime was killed by {name}: {_last(done.stderr)}")
         raise ExportError(_last(done.stderr))
+
+
+def median_ratio(times: list[float], others: list[float]) -> float:
+    """Returns the median of the ratios of times that were taken in turn."""
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def _last(errors: str) -> str:

@@ -42,6 +42,7 @@ class Inputs:
     """
 
     def __init__(self, model: Any) -> None:
+        self.model = model
         # A tensor, a list or a dict, as the model is called. (The `input` of a
         # Sequential of Keras 3 is that of its last call, as part of another model.)
         tensors = model.inputs[0]
@@ -58,17 +59,13 @@ class Inputs:
                     f"Input '{x.name}' holds {x.dtype}, not numbers. Export the part "
                     "of the model that follows the preprocessing of text."
                 )
-        self._vocabulary = min(
-            (layer.input_dim for layer in layers_of(model) if _is_embedding(layer)),
-            default=None,
-        )
 
-    def call(self, model: Any, sample: Sample) -> Any:
+    def call(self, sample: Sample) -> Any:
         """Returns the model's outputs for a sample, as the model arranges them."""
         given = tf.nest.map_structure(
             lambda name: tf.convert_to_tensor(sample[name]), self._names
         )
-        return model(given, training=False)
+        return self.model(given, training=False)
 
     def make(self, count: int = MADE) -> list[Sample]:
         """Makes samples: normal numbers; integers below the smallest vocabulary.
@@ -79,9 +76,16 @@ class Inputs:
             ValueError: if a shape or type leaves open what a sample is.
         """
         rng = np.random.default_rng(0)
-        return [{x.name: self._make(x, rng) for x in self.all} for _ in range(count)]
+        tables = [x for x in layers_of(self.model) if type(x).__name__ == "Embedding"]
+        vocabulary = min((table.input_dim for table in tables), default=None)
+        return [
+            {x.name: self._make(x, vocabulary, rng) for x in self.all}
+            for _ in range(count)
+        ]
 
-    def _make(self, spec: Input, rng: np.random.Generator) -> np.ndarray:
+    def _make(
+        self, spec: Input, vocabulary: int | None, rng: np.random.Generator
+    ) -> np.ndarray:
         shape = (spec.batch, *spec.shape[1:])
         if None in shape:
             raise ValueError(
@@ -91,7 +95,7 @@ class Inputs:
         sizes = [int(n) for n in shape if n is not None]
         if spec.dtype.kind == "f":
             return rng.normal(size=sizes).astype(spec.dtype)
-        upper = self._vocabulary or (256 if spec.dtype == np.uint8 else 2)
+        upper = vocabulary or (256 if spec.dtype == np.uint8 else 2)
         if spec.dtype.kind == "b":
             upper = 2
         return rng.integers(0, upper, sizes).astype(spec.dtype)
@@ -202,7 +206,3 @@ def _name(tensor: Any) -> str:
 
 def _dtype(tensor: Any) -> str:
     return tf.as_dtype(tensor.dtype).as_numpy_dtype
-
-
-def _is_embedding(layer: Any) -> bool:
-    return type(layer).__name__ == "Embedding"

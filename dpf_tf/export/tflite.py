@@ -134,11 +134,11 @@ def export_tflite(
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            reference = Reference(plain, inputs, compared)
+            reference = Reference(inputs, compared)
             if plain is not model:
                 half = any(is_half(layer) for layer in layers_of(model))
                 allowed = HALF_PRECISION if half else TOLERANCES["float32"]
-                reference.check(model, Inputs(model), allowed)
+                reference.check(Inputs(model), allowed)
             tried = Trial(
                 reference,
                 runtime.Runtime(folder, compared),
