@@ -26,14 +26,18 @@ from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
 from dpf_tf.schedules import ConstantSparsity, OneShot, PolynomialDecay
 from dpf_tf.strip import strip_pruning
+from dpf_tf.structures import Block, Filters, NofM
 from dpf_tf.updater import MaskUpdater
 from dpf_tf.version import __version__
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 __all__ = [
+    "Block",
     "ConstantSparsity",
     "ExportError",
+    "Filters",
     "MaskUpdater",
+    "NofM",
     "OneShot",
     "PolynomialDecay",
     "PrunableLayer",

@@ -273,7 +273,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                 )
 
     def _warn_if_missed(self) -> None:
-        missed = missed_target(pruned_layers(self.model))
+        missed = missed_target(self.model, pruned_layers(self.model))
         if missed is not None:
             warnings.warn(
                 f"Training has ended at sparsity {missed[0]:.4f}, below the target "

@@ -11,25 +11,25 @@ import tensorflow as tf
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api
 from dpf_tf.settings import Settings
+from dpf_tf.structures import Units
+from dpf_tf.ties import ties_of
 
 
 class Group(NamedTuple):
     """The kernels under equal settings, with their paths, masks and states."""
 
     settings: Settings
+    units: Units
     paths: list[str]
     kernels: list[Any]
     masks: list[Any]
     states: list[dict[str, Any]]  # What the method keeps beside them.
 
     def pools(self, sparsity: float) -> list[allocation_lib.Pool]:
-        """Returns which kernels are ranked together at a sparsity; how many stay."""
-        return allocation_lib.pools(
-            self.settings.allocation,
-            self.paths,
-            [tuple(kernel.shape) for kernel in self.kernels],
-            sparsity,
-            self.settings.schedule.final_sparsity,
+        """Returns what is ranked together at a sparsity, and how much of it stays."""
+        schedule = self.settings.schedule
+        return self.units.pools(
+            self.settings.allocation, sparsity, schedule.final_sparsity
         )
 
 
@@ -38,24 +38,25 @@ def movable(layers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [(path, x) for path, x in layers if x.trainable and not x.frozen]
 
 
-def collect(layers: list[tuple[str, Any]]) -> list[Group]:
-    """Returns the groups that the wrappers, given as `(path, wrapper)`, form.
+def collect(model: Any, layers: list[tuple[str, Any]]) -> list[Group]:
+    """Returns the groups that a model's wrappers form.
+
+    Args:
+        model: the model, or `None` where the layers are in none.
+        layers: its wrappers, as `(path, wrapper)`.
 
     Raises:
         ValueError: if a pattern of an allocation matches no kernel.
     """
-    groups: list[Group] = []
+    members: list[tuple[Settings, list[tuple[str, Any]]]] = []
     for path, layer in movable(layers):
-        for group in groups:
-            if group.settings == layer.settings:
+        for settings, group in members:
+            if settings == layer.settings:
+                group.append((path, layer))
                 break
         else:
-            group = Group(layer.settings, [], [], [], [])
-            groups.append(group)
-        group.paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
-        group.kernels.extend(layer.kernels.values())
-        group.masks.extend(layer.masks.values())
-        group.states.extend(layer.states.values())
+            members.append((layer.settings, [(path, layer)]))
+    groups = [_group(model, settings, found) for settings, found in members]
     groups = [group for group in groups if group.kernels]
     for group in groups:
         allocation = group.settings.allocation
@@ -71,22 +72,51 @@ def collect(layers: list[tuple[str, Any]]) -> list[Group]:
     return groups
 
 
-def missed_target(layers: list[tuple[str, Any]]) -> tuple[float, float] | None:
-    """Returns `(sparsity, target)` of the first group below its final sparsity."""
-    for group in collect(layers):
+def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Group:
+    places = [
+        (f"{path}/{kernel.path}", kernel)
+        for path, layer in members
+        for kernel in layer.places
+    ]
+    paths, kernels = [path for path, _ in places], [kernel for _, kernel in places]
+    units = settings.structure.units(
+        paths, kernels, lambda keep_residual: ties_of(model, keep_residual)
+    )
+    return Group(
+        settings,
+        units,
+        paths,
+        [kernel.variable for kernel in kernels],
+        [mask for _, layer in members for mask in layer.masks.values()],
+        [state for _, layer in members for state in layer.states.values()],
+    )
+
+
+def missed_target(
+    model: Any, layers: list[tuple[str, Any]]
+) -> tuple[float, float] | None:
+    """Returns `(sparsity, target)` of the first group below its final sparsity.
+
+    Both are shares of what is pruned as one: of filters, for instance.
+    """
+    for group in collect(model, layers):
         target = group.settings.schedule.final_sparsity
-        if target is None:
+        if target is None or not group.units.count:
             continue
-        kept = count_kept(group.masks)
+        kept = group.units.kept(views(group.masks))
         if kept > sum(pool.keep for pool in group.pools(target)):
-            return 1.0 - kept / size(group.masks), target
+            return 1.0 - kept / group.units.count, target
     return None
+
+
+def views(masks: list[Any]) -> list[np.ndarray]:
+    """Returns read-only arrays over masks."""
+    return [keras_api.numpy_view(tf.convert_to_tensor(mask)) for mask in masks]
 
 
 def count_kept(masks: list[Any]) -> int:
     """Returns how many entries of masks are True."""
-    views = [keras_api.numpy_view(tf.convert_to_tensor(mask)) for mask in masks]
-    return sum(int(np.count_nonzero(view)) for view in views)
+    return sum(int(np.count_nonzero(view)) for view in views(masks))
 
 
 def size(masks: list[Any]) -> int:

@@ -16,8 +16,11 @@ from dpf_tf.graph import (
     rebuild,
     walk,
 )
+from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Choice, Selection
 from dpf_tf.settings import Settings
+from dpf_tf.structures import Filters
+from dpf_tf.ties import ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
@@ -27,7 +30,7 @@ def prune_low_magnitude_dpf(
     model: Any,
     pruning_schedule: Any,
     allocation: Any = "global",
-    structure: str = "unstructured",
+    structure: Any = "unstructured",
     layers: Choice = None,
     exclude: Choice = None,
     *,
@@ -56,7 +59,10 @@ def prune_low_magnitude_dpf(
             alike; `"erk"`: Erdos-Renyi-Kernel, denser where a kernel is small;
             `{pattern: sparsity}`: final sparsities by a regular expression searched in
             the kernel's path, the others uniformly by the schedule.
-        structure: `"unstructured"`: single weights.
+        structure: what is pruned as one. `"unstructured"`: single weights;
+            `dpf_tf.Filters()`: whole filters, which `dpf_tf.shrink` takes out;
+            `dpf_tf.Block(1, 4)`: neighbouring inputs of dense layers;
+            `dpf_tf.NofM(2, 4)`: two of every four.
         layers: what is pruned instead of the default: a regular expression or a list
             of them, searched in the kernels' paths (`"block1/conv2d/kernel"`), or a
             callable `layer -> bool`, such as `dpf_tf.pointwise`. The default is every
@@ -115,7 +121,7 @@ def prune(
     method: Any = "dpf",
     *,
     allocation: Any = None,
-    structure: str = "unstructured",
+    structure: Any = None,
     layers: Choice = None,
     exclude: Choice = None,
     **options: Any,
@@ -131,7 +137,7 @@ def prune(
             one mask at the start for SNIP, a constant sparsity for RigL.
         method: a name of `dpf_tf.methods.METHODS`, or a `dpf_tf.methods.Method`.
         allocation: see `prune_low_magnitude_dpf`; `None` is the method's own.
-        structure: see `prune_low_magnitude_dpf`.
+        structure: see `prune_low_magnitude_dpf`; `None` is the method's own.
         layers: see `prune_low_magnitude_dpf`.
         exclude: see `prune_low_magnitude_dpf`.
         **options: of the method that is named; see its class.
@@ -156,7 +162,7 @@ def prune(
     """
     method = methods.get(method, **options)
     settings = Settings.checked(pruning_schedule, allocation, structure, method)
-    selection = Selection(layers, exclude)
+    selection = Selection(layers, exclude, settings.structure)
     if isinstance(model, list | tuple):
         return _prune_list(model, settings, selection)
     kind = "a model or layer of Keras 3 or tf_keras, or a list of layers"
@@ -261,31 +267,36 @@ def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
 
 def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     outputs = output_layers(model)
-    new_layers: dict[int, Any] = {}
+    taken: list[tuple[str, Any, list[Kernel]]] = []
     pruned_paths: list[str] = []
     left: list[str] = []
-    already = False
+    already: list[Any] = []
     for path, layer in walk(model):
         if isinstance(layer, PruneLowMagnitudeDPF):
             _same_or_refuse(path, layer, settings)
             pruned_paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
-            already = True
+            already.append(layer)
             continue
         if not layer.trainable and layer.weights:
             continue
         is_output = id(layer) in outputs
         chosen, skipped = selection.choose(path, layer, is_output)
+        takes = bool(chosen)
         if prunable.builds_kernels(layer):
-            taken = selection.takes_unseen(path, layer, is_output)
-            chosen = prunable.usual(list(prunable.kernels(layer))) if taken else []
-        else:
-            taken = bool(chosen)
-        if taken:
-            new_layers[id(layer)] = _wrap(layer, settings, chosen)
-            pruned_paths.extend(f"{path}/{kernel.path}" for kernel in chosen)
+            takes = selection.takes_unseen(path, layer, is_output)
+            chosen = prunable.usual(list(prunable.kernels(layer))) if takes else []
+        if takes:
+            taken.append((path, layer, chosen))
             continue
         left.extend(f"{path}/{kernel.path} ({why})" for kernel, why in skipped)
         _refuse_unknown(path, layer, selection)
+    if isinstance(settings.structure, Filters):
+        taken, tied = _with_ties(model, settings.structure, selection, taken, already)
+        left += tied
+    new_layers = {
+        id(layer): _wrap(layer, settings, chosen) for _, layer, chosen in taken
+    }
+    pruned_paths += [f"{path}/{k.path}" for path, _, chosen in taken for k in chosen]
     if not new_layers and already:
         return model  # Wrapped before, with equal settings.
     if not new_layers:
@@ -297,6 +308,46 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
     return rebuild(model, lambda layer: new_layers.get(id(layer), layer), "prune")
+
+
+def _with_ties(
+    model: Any,
+    structure: Filters,
+    selection: Selection,
+    taken: list[tuple[str, Any, list[Kernel]]],
+    already: list[Any],
+) -> tuple[list[tuple[str, Any, list[Kernel]]], list[str]]:
+    """Returns the layers of which filters can go, the depthwise ones among them.
+
+    And the paths of the others, with the reasons.
+    """
+    chosen = [kernel for _, _, kernels in taken for kernel in kernels]
+    depthwise = [
+        (path, layer, kernel)
+        for path, layer in walk(model)
+        if id(layer) not in {id(other) for _, other, _ in taken}
+        for kernel in prunable.kernels(layer)
+        if kernel.kind == "depthwise" and not selection.excludes(path, layer, kernel)
+        if structure.refusal(kernel) is None
+    ]
+    free, tied = structure.settled(
+        [*(kernel for layer in already for kernel in layer.places), *chosen],
+        [kernel for _, _, kernel in depthwise],
+        ties_of(model, structure.keep_residual),
+    )
+    goes = {id(kernel.variable) for kernel in free}
+    places = [*taken, *((path, layer, [kernel]) for path, layer, kernel in depthwise)]
+    found = [
+        (path, layer, [kernel for kernel in kernels if id(kernel.variable) in goes])
+        for path, layer, kernels in places
+    ]
+    left = [
+        f"{path}/{kernel.path} ({tied[id(kernel.variable)]})"
+        for path, _, kernels in taken
+        for kernel in kernels
+        if id(kernel.variable) in tied
+    ]
+    return [place for place in found if place[2]], left
 
 
 def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:

@@ -293,9 +293,30 @@ def pointwise(layer: Any) -> bool:
         >>> dpf_tf.pointwise(keras.layers.Conv2D(8, 3))
         False
     """
-    if _known_class(layer, _KERNELS) not in ("Conv1D", "Conv2D", "Conv3D"):
+    if class_of(layer) not in ("Conv1D", "Conv2D", "Conv3D"):
         return False
     return all(size == 1 for size in layer.kernel_size)
+
+
+def class_of(layer: Any) -> str | None:
+    """Returns which of Keras's layers with kernels a layer is, or derives from."""
+    return _known_class(layer, _KERNELS)
+
+
+def input_axis(kernel: Kernel) -> int | None:
+    """Returns the axis along which a kernel's inputs lie side by side.
+
+    That of the input channels; of several that an einsum sums over, the last. `None` if
+    there is none: in depthwise kernels, embeddings and vectors.
+    """
+    name, rank = class_of(kernel.owner) or "", len(kernel.variable.shape)
+    if kernel.kind != "kernel" or rank < 2:
+        return None
+    if name == "EinsumDense":
+        inputs, letters, outputs = _einsum(kernel)
+        summed = [x in inputs and x not in outputs for x in letters]
+        return max((i for i, each in enumerate(summed) if each), default=None)
+    return rank - 1 if name.endswith("Transpose") else rank - 2
 
 
 def filter_axes(kernel: Kernel) -> tuple[int, ...]:
@@ -304,11 +325,9 @@ def filter_axes(kernel: Kernel) -> tuple[int, ...]:
     The last one, but in transposed convolutions; both channel axes of a depthwise
     kernel; those of an einsum that its output has and its input has not.
     """
-    name = _known_class(kernel.owner, _KERNELS) or ""
-    rank = len(kernel.variable.shape)
+    name, rank = class_of(kernel.owner) or "", len(kernel.variable.shape)
     if name == "EinsumDense":
-        inputs, axes, outputs = re.split(",|->", kernel.owner.equation)
-        letters = axes.replace("...", "")
+        inputs, letters, outputs = _einsum(kernel)
         return tuple(
             i for i, x in enumerate(letters) if x in outputs and x not in inputs
         )
@@ -317,3 +336,9 @@ def filter_axes(kernel: Kernel) -> tuple[int, ...]:
     if kernel.kind == "depthwise" and name.startswith(("Depthwise", "Separable")):
         return (rank - 2, rank - 1)
     return (rank - 1,)
+
+
+def _einsum(kernel: Kernel) -> tuple[str, str, str]:
+    """Returns the letters of an einsum's inputs, kernel and outputs."""
+    inputs, axes, outputs = re.split(",|->", kernel.owner.equation)
+    return inputs, axes.replace("...", ""), outputs

@@ -10,7 +10,9 @@ from dpf_tf import prunable
 from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
 from dpf_tf.groups import count_kept, size
 from dpf_tf.selection import default_reason
+from dpf_tf.structures import Filters, Structure
 from dpf_tf.text import table
+from dpf_tf.ties import ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
@@ -129,6 +131,7 @@ def _skipped(model: Any) -> list[dict[str, Any]]:
 def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
     """Yields path, variable and reason, of pruned kernels too."""
     outputs = output_layers(model)
+    structure, stays = _structure(model)
     for path, layer in walk(model):
         inner = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
         if not inner.trainable:
@@ -137,7 +140,8 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
                     yield f"{path}/{weight.name}", weight, "frozen layer"
             continue
         for kernel in prunable.kernels(inner):
-            reason = default_reason(kernel, id(layer) in outputs) or "not selected"
+            reason = default_reason(kernel, id(layer) in outputs, structure)
+            reason = reason or stays.get(id(kernel.owner), "not selected")
             yield f"{path}/{kernel.path}", kernel.variable, reason
         names = prunable.unknown_kernels(inner)
         for weight in inner.trainable_weights:
@@ -145,13 +149,29 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
                 yield f"{path}/{weight.name}", weight, "unknown layer"
 
 
+def _structure(model: Any) -> tuple[Structure, dict[int, str]]:
+    """Returns what is pruned as one, and why layers have no filters that can go."""
+    layers = [layer for _, layer in wrappers(model)]
+    structure = layers[0].settings.structure
+    if not isinstance(structure, Filters):
+        return structure, {}
+    ties = ties_of(model, structure.keep_residual)
+    fixed = ties.fixed({id(layer.layer) for layer in layers})
+    return structure, {
+        layer: fixed[int(units[0])]
+        for layer, units in ties.units.items()
+        if all(unit in fixed for unit in units.tolist())
+    }
+
+
 def _left_elsewhere(model: Any) -> Iterator[tuple[str, Any, str]]:
     """The same for a subclassed model, or a layer by itself."""
     seen = set()
+    structure, _ = _structure(model)
     for path, wrapper in wrappers(model):
         for kernel in prunable.kernels(wrapper.layer, frozen=True):
             seen.add(id(kernel.variable))
-            reason = default_reason(kernel, is_output=False) or "not selected"
+            reason = default_reason(kernel, False, structure) or "not selected"
             yield f"{path}/{kernel.path}", kernel.variable, reason
     for kernel in prunable.kernels(model, frozen=True):
         if id(kernel.variable) not in seen:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dpf_tf import prunable
 from dpf_tf.keras_api import Kernel
+from dpf_tf.structures import Structure
 
 Choice = str | list[str] | Callable[[Any], bool] | None
 
@@ -20,9 +21,11 @@ class Selection:
             (`"block1/conv2d/kernel"`); or a callable that says for a layer whether its
             kernels are pruned; `None` for the default.
         exclude: the same, for what stays dense.
+        structure: what is pruned as one: not every kernel has such units.
     """
 
-    def __init__(self, layers: Choice = None, exclude: Choice = None) -> None:
+    def __init__(self, layers: Choice, exclude: Choice, structure: Structure) -> None:
+        self._structure = structure
         self._patterns = {"layers": _patterns("layers", layers)}
         self._patterns["exclude"] = _patterns("exclude", exclude)
         self._wanted = _matcher(layers, self._patterns["layers"])
@@ -57,7 +60,7 @@ class Selection:
             return False
         if not self._patterns["exclude"]:
             if not self.explicit:
-                return not is_output
+                return not is_output and self._structure.takes_unseen
             if self._wanted(place, layer, layer):
                 return True
             if not self._patterns["layers"]:
@@ -101,15 +104,17 @@ class Selection:
             return "excluded"
         if self.explicit:
             wanted = self._wanted(f"{path}/{kernel.path}", layer, kernel.owner)
-            return None if wanted else "not selected"
-        return default_reason(kernel, is_output)
+            return self._structure.refusal(kernel) if wanted else "not selected"
+        return default_reason(kernel, is_output, self._structure)
 
 
-def default_reason(kernel: Kernel, is_output: bool) -> str | None:
+def default_reason(kernel: Kernel, is_output: bool, structure: Structure) -> str | None:
     """Returns why a kernel stays dense by default; `None` if it is pruned."""
     if kernel.kind != "kernel":
         return kernel.kind
-    return "makes the model's output" if is_output else None
+    if is_output:
+        return "makes the model's output"
+    return structure.default_reason(kernel)
 
 
 def _matcher(

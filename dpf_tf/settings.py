@@ -6,9 +6,7 @@ import dataclasses
 from typing import Any
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import methods, schedules
-
-STRUCTURES = ("unstructured",)
+from dpf_tf import methods, schedules, structures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +16,13 @@ class Settings:
     Attributes:
         schedule: a schedule of this package, or somebody else's in its form.
         allocation: how the sparsity is shared among the kernels.
-        structure: what is pruned as one: `"unstructured"` is each weight by itself.
+        structure: what is pruned as one.
         method: the pruning scheme.
     """
 
     schedule: Any
     allocation: Any
-    structure: str
+    structure: structures.Structure
     method: methods.Method
 
     @classmethod
@@ -33,21 +31,19 @@ class Settings:
     ) -> Settings:
         """Returns the settings that a user's arguments stand for.
 
-        Where the allocation is `None`, and the schedule a bare target, the method says
-        what they are.
+        Where allocation or structure are `None`, and the schedule a bare target, the
+        method says what they are.
 
         Raises:
             TypeError: if one has the wrong type.
             ValueError: if its value is unknown or out of range.
         """
-        if structure not in STRUCTURES:
-            raise ValueError(
-                f"Unknown structure {structure!r}. Known: {', '.join(STRUCTURES)}"
-            )
         method = methods.get(method)
+        structure = structures.get(method.structure if structure is None else structure)
         schedule = schedules.as_schedule(schedule, method.schedule)
         allocation = allocation_lib.validate(
             method.allocation if allocation is None else allocation
         )
         method.check(schedule, allocation)
+        structure.check(method, schedule, allocation)
         return cls(schedule, allocation, structure, method)

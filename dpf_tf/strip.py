@@ -47,7 +47,7 @@ def strip_pruning(model: Any, into: Any = None) -> Any:
         return _strip_list(model, into)
     layers = pruned_layers(model)
     if not isinstance(model, PruneLowMagnitudeDPF):  # One alone is no whole pool.
-        _warn_if_missed(f"'{model.name}'", layers)
+        _warn_if_missed(f"'{model.name}'", model, layers)
     if into is not None:
         _fill(into, model, layers)
         return into
@@ -101,8 +101,8 @@ def _masked_kernels(layers: list[tuple[str, Any]]) -> dict[int, tf.Tensor]:
     }
 
 
-def _warn_if_missed(name: str, layers: list[tuple[str, Any]]) -> None:
-    missed = missed_target(layers)
+def _warn_if_missed(name: str, model: Any, layers: list[tuple[str, Any]]) -> None:
+    missed = missed_target(model, layers)
     if missed is not None:
         warnings.warn(
             f"{name} is stripped at sparsity {missed[0]:.4f}, below the target "
@@ -121,7 +121,7 @@ def _strip_list(layers: Any, into: Any) -> list[Any]:
     if not pruned:
         raise ValueError(f"No layer of the list is pruned. Received: {layers!r}")
     masked = _masked_kernels(pruned)
-    _warn_if_missed("The list", pruned)
+    _warn_if_missed("The list", None, pruned)
     stripped: dict[int, Any] = {}
     for layer in layers:
         if id(layer) in stripped:

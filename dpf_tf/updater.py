@@ -229,7 +229,7 @@ class MaskUpdater:
         if self._groups is not None:
             return self._groups
         layers = self._pruned_layers()
-        groups = collect(layers)
+        groups = collect(self._model, layers)
         if groups and all(layer.built for _, layer in movable(layers)):
             self._groups = groups
         return groups
@@ -242,6 +242,7 @@ class MaskUpdater:
             schedule=group.settings.schedule,
             allocation=group.settings.allocation,
             paths=group.paths,
+            units=group.units,
             kernels=[read(kernel) for kernel in group.kernels],
             masks=[read(mask) for mask in group.masks],
             states=[
@@ -329,14 +330,14 @@ class MaskUpdater:
         """Sets to zero what a method wants to start anew, where a weight does."""
         restarts = group.settings.method.restarts
         variables: list[list[Any]] = [[] for _ in group.kernels]
-        if "weights" in restarts:
+        if restarts & {"weights", "pruned_weights"}:
             variables = [[kernel] for kernel in group.kernels]
         if "momenta" in restarts:
             found = self._momenta(group, step)
             variables = [[*v, *m] for v, m in zip(variables, found, strict=True)]
         read = keras_api.of(self._model).dense
         for each, before, after in zip(variables, old, new, strict=True):
-            stays = before & after
+            stays = after if "pruned_weights" in restarts else before & after
             if not stays.all():
                 for variable in each:
                     variable.assign(tf.where(stays, read(variable), 0.0))

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import eligible, keras_api, layer_call, methods, prunable, schedules
+from dpf_tf import (
+    eligible,
+    keras_api,
+    layer_call,
+    methods,
+    prunable,
+    schedules,
+    structures,
+)
 from dpf_tf.feedback import probe_of, substitute
 from dpf_tf.keras_api import Kernel
 from dpf_tf.settings import Settings
@@ -61,7 +69,7 @@ class PruneLowMagnitudeDPF:
             a callable `step -> (should_prune, sparsity)`.
         allocation: how the sparsity is shared among the kernels of the model; see
             `prune_low_magnitude_dpf`. `None` leaves it to the method.
-        structure: `"unstructured"`: single weights.
+        structure: what is pruned as one; see `prune_low_magnitude_dpf`.
         method: the pruning scheme, a name or a `dpf_tf.methods.Method`.
         kernels: paths, below the layer, of the kernels to prune, for instance
             `["pointwise_kernel"]`. `None` chooses all but depthwise kernels and
@@ -117,7 +125,7 @@ class PruneLowMagnitudeDPF:
         pruning_schedule: Any,
         *,
         allocation: Any = None,
-        structure: str = "unstructured",
+        structure: Any = None,
         method: Any = "dpf",
         kernels: list[str] | None = None,
         frozen: bool = False,
@@ -171,6 +179,7 @@ class PruneLowMagnitudeDPF:
 
     def _make_masks(self) -> None:
         chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
+        self._check_structure(chosen)
         for kernel in chosen:
             shape = tuple(kernel.variable.shape)
             self._add_state(kernel.path, "mask", np.ones(shape, np.bool_))
@@ -179,6 +188,15 @@ class PruneLowMagnitudeDPF:
                 self._add_state(kernel.path, name, np.asarray(value, np.float32))
             self._state.kept = tuple(state)
         self._state.kernels = tuple(chosen)
+
+    def _check_structure(self, kernels: list[Kernel]) -> None:
+        structure = self.settings.structure
+        for kernel in kernels:
+            if reason := structure.refusal(kernel):
+                raise ValueError(
+                    f"Kernel '{self.name}/{kernel.path}' cannot be pruned by "
+                    f"{structure.name}: {reason}. Leave it dense with `exclude=`."
+                )
 
     def _add_state(self, path: str, name: str, value: np.ndarray) -> None:
         variable = self.add_weight(
@@ -286,6 +304,11 @@ class PruneLowMagnitudeDPF:
         return self._state.settings
 
     @property
+    def places(self) -> tuple[Kernel, ...]:
+        """The kernels that are pruned, and where the layer keeps them."""
+        return self._state.kernels
+
+    @property
     def kernels(self) -> dict[str, Any]:
         """The dense variables: path below the layer -> float32 variable."""
         return {kernel.path: kernel.variable for kernel in self._state.kernels}
@@ -389,7 +412,7 @@ class PruneLowMagnitudeDPF:
         config.update(
             pruning_schedule=schedules.serialize(self.settings.schedule, keras),
             allocation=self.settings.allocation,
-            structure=self.settings.structure,
+            structure=structures.serialize(self.settings.structure),
             method=methods.serialize(self.settings.method, keras),
             kernels=self._kernel_paths(),
             frozen=self._state.frozen,
@@ -408,6 +431,7 @@ class PruneLowMagnitudeDPF:
         config["pruning_schedule"] = schedules.deserialize(
             config["pruning_schedule"], cls._api.module, custom_objects
         )
+        config["structure"] = structures.deserialize(config["structure"])
         config["method"] = methods.deserialize(
             config.get("method", "dpf"), cls._api.module, custom_objects
         )

@@ -194,11 +194,12 @@ def _final_shares(model: Any) -> dict[int, float]:
     Within a pool, which kernel becomes how sparse is not known before: all count alike.
     """
     shares: dict[int, float] = {}
-    for group in groups.collect(graph.wrappers(model)):
+    for group in groups.collect(model, graph.wrappers(model)):
         target = group.settings.schedule.final_sparsity
         for pool in [] if target is None else group.pools(target):
-            masks = [group.masks[i] for i in pool.indices]
-            if groups.count_kept(masks) > pool.keep:
-                share = 1 - pool.keep / groups.size(masks)
-                shares |= {id(group.kernels[i]): share for i in pool.indices}
+            share = 1 - pool.keep / group.units.size(pool)
+            indices = group.units.kernels_of(pool)
+            masks = [group.masks[i] for i in indices]
+            if 1 - groups.count_kept(masks) / groups.size(masks) < share:
+                shares |= {id(group.kernels[i]): share for i in indices}
     return shares

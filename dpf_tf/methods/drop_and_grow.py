@@ -28,6 +28,7 @@ class DropAndGrow(Method):
     """
 
     allocation: ClassVar[str] = "erk"
+    single_weights: ClassVar[bool] = True
     restarts: ClassVar[frozenset[str]] = frozenset({"weights", "momenta"})
     period: ClassVar[int | str] = 100
 

@@ -35,9 +35,11 @@ class Method:
 
     Attributes:
         allocation: how the sparsity is shared where the user does not say.
+        structure: what is pruned as one where the user does not say.
+        single_weights: whether the scheme is defined for single weights alone.
         restarts: what is set to zero where a weight is pruned, or comes back: its
-            value (`"weights"`), the optimizer's momentum of it (`"momenta"`), both or
-            nothing.
+            value (`"weights"`; `"pruned_weights"` only where it is pruned), the
+            optimizer's momentum of it (`"momenta"`), or nothing.
         needs: what `masks` asks its round for, of `"gradients"` and `"momenta"`.
 
     Example:
@@ -64,6 +66,8 @@ class Method:
     """
 
     allocation: ClassVar[str] = "global"
+    structure: ClassVar[str] = "unstructured"
+    single_weights: ClassVar[bool] = False
     restarts: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, ranking, threshold
+from dpf_tf.structures import Units
 
 Arrays = list[np.ndarray]
 
@@ -42,6 +43,7 @@ class Round:
         schedule: Any,
         allocation: Any,
         paths: Sequence[str],
+        units: Units,
         kernels: Sequence[Any],
         masks: Sequence[Any],
         states: list[dict[str, np.ndarray]],
@@ -53,7 +55,7 @@ class Round:
         self.sparsity: float = schedule(step)[1]
         self.paths = list(paths)
         self.states = states
-        self._allocation = allocation
+        self._allocation, self._units = allocation, units
         self._tensors = list(kernels), list(masks)
         self._sources = gradients, momenta
 
@@ -84,13 +86,12 @@ class Round:
 
     @functools.cached_property
     def pools(self) -> list[allocation_lib.Pool]:
-        """Which kernels are ranked together, and how many weights each pool keeps."""
-        return allocation_lib.pools(
-            self._allocation,
-            self.paths,
-            [tuple(kernel.shape) for kernel in self._tensors[0]],
-            self.sparsity,
-            self.schedule.final_sparsity,
+        """What is ranked together, and how much of it each pool keeps.
+
+        The indices are of the kernels, where single weights are pruned.
+        """
+        return self._units.pools(
+            self._allocation, self.sparsity, self.schedule.final_sparsity
         )
 
     def largest(self, scores: Arrays | None = None) -> Arrays:
@@ -98,7 +99,8 @@ class Round:
 
         Args:
             scores: float32 arrays of the kernels' shapes, of which magnitudes count;
-                by default the dense kernels.
+                by default the dense kernels. Where filters or blocks are pruned as one,
+                their scores are made of these.
 
         Returns:
             Boolean arrays. Of equal scores that of the lower index is kept; every
@@ -107,21 +109,25 @@ class Round:
         Raises:
             ValueError: if a score is NaN.
         """
-        ranked = self._tensors[0] if scores is None else scores
+        units = self._units
+        ranked = units.scores(self._tensors[0] if scores is None else scores)
         scales = None
         if self._allocation == "global_normalized":
-            scales = allocation_lib.scales(self._allocation, self.kernels)
-        masks: list[Any] = [None] * len(ranked)
+            dense = ranked if scores is None else units.scores(self._tensors[0])
+            scales = allocation_lib.scales(
+                self._allocation, [keras_api.numpy_view(each) for each in dense]
+            )
+        chosen: list[Any] = [None] * len(ranked)
         for pool in self.pools:
-            chosen = ranking.keep_largest(
+            largest = ranking.keep_largest(
                 [ranked[i] for i in pool.indices],
                 pool.keep,
                 [scales[i] for i in pool.indices] if scales else None,
-                [self.paths[i] for i in pool.indices],
+                [units.paths[i] for i in pool.indices],
             )
-            for i, mask in zip(pool.indices, chosen, strict=True):
-                masks[i] = mask
-        return masks
+            for i, each in zip(pool.indices, largest, strict=True):
+                chosen[i] = each
+        return units.masks(chosen, self.masks)
 
     def among_kept(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
         """Returns scores that are above zero for kept weights, zero for the others."""

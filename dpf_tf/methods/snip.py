@@ -32,6 +32,7 @@ class SNIP(GMP):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    single_weights: ClassVar[bool] = True
 
     def schedule(self, target: float) -> Any:
         """Returns one mask before the first step."""

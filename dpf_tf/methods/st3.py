@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -50,6 +50,8 @@ class ST3(DPF):
         Vanderschueren, De Vleeschouwer, "Are straight-through gradients and
         soft-thresholding all you need for sparse training?", WACV 2023, section 3.
     """
+
+    single_weights: ClassVar[bool] = True
 
     rescale: str = "filter"
     sigma: bool = False
