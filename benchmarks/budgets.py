@@ -46,7 +46,10 @@ def _options(method: str, *options: str) -> Arm:
     return Arm((f"--method={method}", f"--method_options={','.join(options)}"))
 
 
-SCHEMES = ("dense", *dpf_tf.methods.METHODS)
+SCHEMES = (
+    "dense",
+    *(k for k, x in dpf_tf.methods.METHODS.items() if x.structure == "unstructured"),
+)
 # One lever on the feedback at a time, then together.
 LEVERS = {
     "dpf_settle25": Arm(("--method=dpf", "--settle=0.25")),

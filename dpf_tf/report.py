@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dpf_tf import prunable
@@ -141,7 +141,7 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
             continue
         for kernel in prunable.kernels(inner):
             reason = default_reason(kernel, id(layer) in outputs, structure)
-            reason = reason or stays.get(id(kernel.owner), "not selected")
+            reason = reason or stays(kernel.owner) or "not selected"
             yield f"{path}/{kernel.path}", kernel.variable, reason
         names = prunable.unknown_kernels(inner)
         for weight in inner.trainable_weights:
@@ -149,19 +149,19 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
                 yield f"{path}/{weight.name}", weight, "unknown layer"
 
 
-def _structure(model: Any) -> tuple[Structure, dict[int, str]]:
-    """Returns what is pruned as one, and why layers have no filters that can go."""
+def _structure(model: Any) -> tuple[Structure, Callable[[Any], str | None]]:
+    """Returns what is pruned as one, and what tells why a layer's filters stay."""
     layers = [layer for _, layer in wrappers(model)]
     structure = layers[0].settings.structure
     if not isinstance(structure, Filters):
-        return structure, {}
+        return structure, lambda layer: None
     ties = ties_of(model, structure.keep_residual)
-    fixed = ties.fixed({id(layer.layer) for layer in layers})
-    return structure, {
-        layer: fixed[int(units[0])]
-        for layer, units in ties.units.items()
-        if all(unit in fixed for unit in units.tolist())
-    }
+    pruned = {id(layer.layer) for layer in layers}
+
+    def reason(layer: Any) -> str | None:
+        return ties.reason(layer, ties.fixed({*pruned, id(layer)}))
+
+    return structure, reason
 
 
 def _left_elsewhere(model: Any) -> Iterator[tuple[str, Any, str]]:

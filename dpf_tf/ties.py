@@ -42,6 +42,19 @@ class Ties:
                     reasons.setdefault(unit, f"tied to '{path}', which stays dense")
         return reasons
 
+    def reason(self, layer: Any, fixed: dict[int, str]) -> str | None:
+        """Returns why a layer has no filters that can go, if it has none.
+
+        Args:
+            layer: the layer, without its pruning wrapper.
+            fixed: the units that stay.
+        """
+        units = self.units.get(id(layer))
+        if units is None:
+            return "its channels cannot be followed"
+        reasons = [fixed.get(unit) for unit in units.tolist()]
+        return reasons[0] if all(reasons) else None
+
 
 def ties_of(model: Any, keep_residual: bool = False) -> Ties:
     """Returns how the filters of a model hang together.

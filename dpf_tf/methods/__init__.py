@@ -15,6 +15,7 @@
 | "rigl"            | drops small weights, grows by the gradient    | masked   |
 | "dsr"             | as "set", over the layers                     | masked   |
 | "sparse_momentum" | as "dsr", grows by the momentum               | dense    |
+| "sfp"             | filters, once an epoch; values start anew     | dense    |
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dpf_tf.methods.one_shot import OneShotPruning
 from dpf_tf.methods.rigl import RigL
 from dpf_tf.methods.round import Round, select
 from dpf_tf.methods.set import SET
+from dpf_tf.methods.sfp import SFP
 from dpf_tf.methods.snip import SNIP
 from dpf_tf.methods.sparse_momentum import SparseMomentum
 from dpf_tf.methods.st3 import ST3
@@ -44,6 +46,7 @@ __all__ = [
     "GMP",
     "METHODS",
     "SET",
+    "SFP",
     "SNIP",
     "ST3",
     "DropAndGrow",
@@ -69,6 +72,7 @@ METHODS: dict[str, type[Method]] = {
     "rigl": RigL,
     "dsr": DSR,
     "sparse_momentum": SparseMomentum,
+    "sfp": SFP,
 }
 
 

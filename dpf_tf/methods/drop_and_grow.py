@@ -28,7 +28,7 @@ class DropAndGrow(Method):
     """
 
     allocation: ClassVar[str] = "erk"
-    single_weights: ClassVar[bool] = True
+    only_for: ClassVar[str | None] = "single weights"
     restarts: ClassVar[frozenset[str]] = frozenset({"weights", "momenta"})
     period: ClassVar[int | str] = 100
 

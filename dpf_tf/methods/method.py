@@ -36,7 +36,7 @@ class Method:
     Attributes:
         allocation: how the sparsity is shared where the user does not say.
         structure: what is pruned as one where the user does not say.
-        single_weights: whether the scheme is defined for single weights alone.
+        only_for: the `name` of the only structure for which the scheme is defined.
         restarts: what is set to zero where a weight is pruned, or comes back: its
             value (`"weights"`; `"pruned_weights"` only where it is pruned), the
             optimizer's momentum of it (`"momenta"`), or nothing.
@@ -67,7 +67,7 @@ class Method:
 
     allocation: ClassVar[str] = "global"
     structure: ClassVar[str] = "unstructured"
-    single_weights: ClassVar[bool] = False
+    only_for: ClassVar[str | None] = None
     restarts: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
 

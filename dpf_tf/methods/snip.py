@@ -32,7 +32,7 @@ class SNIP(GMP):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
-    single_weights: ClassVar[bool] = True
+    only_for: ClassVar[str | None] = "single weights"
 
     def schedule(self, target: float) -> Any:
         """Returns one mask before the first step."""

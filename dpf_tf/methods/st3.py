@@ -51,7 +51,7 @@ class ST3(DPF):
         soft-thresholding all you need for sparse training?", WACV 2023, section 3.
     """
 
-    single_weights: ClassVar[bool] = True
+    only_for: ClassVar[str | None] = "single weights"
 
     rescale: str = "filter"
     sigma: bool = False

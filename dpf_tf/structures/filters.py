@@ -115,17 +115,14 @@ class Filters(Structure):
             The kernels that have filters that can go, depthwise ones included, and the
             reasons for those of `chosen` that have none, by `id(kernel.variable)`.
         """
-        owners = {id(kernel.owner) for kernel in (*chosen, *depthwise)}
-        fixed = ties.fixed(owners)
+        fixed = ties.fixed({id(kernel.owner) for kernel in (*chosen, *depthwise)})
         taken, left = [], {}
         for kernel in (*chosen, *depthwise):
-            units = ties.units.get(id(kernel.owner))
-            if units is None:
-                left[id(kernel.variable)] = "its channels cannot be followed"
-            elif all(unit in fixed for unit in units.tolist()):
-                left[id(kernel.variable)] = fixed[int(units[0])]
-            else:
+            reason = ties.reason(kernel.owner, fixed)
+            if reason is None:
                 taken.append(kernel)
+            else:
+                left[id(kernel.variable)] = reason
         return taken, left
 
     def units(

@@ -34,11 +34,11 @@ class Structure:
 
     def check(self, method: Any, schedule: Any, allocation: Any) -> None:
         """Raises ValueError if these are not defined for the structure."""
-        if method.single_weights and type(self) is not Structure:
+        if method.only_for not in (None, self.name):
             raise ValueError(
-                f"{type(method).__name__} is defined for single weights, not for "
-                f"{self.name}. Use another method, such as 'dpf' or 'gmp', or "
-                "structure='unstructured'."
+                f"{type(method).__name__} is defined for {method.only_for}, not for "
+                f"{self.name}. Use another method, such as 'dpf' or 'gmp', or leave "
+                "`structure` out."
             )
         named = isinstance(allocation, str)
         if not (allocation in self.allocations if named else self.patterns):

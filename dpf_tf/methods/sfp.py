@@ -1,0 +1,52 @@
+"""`SFP`: soft filter pruning, whose pruned filters start anew from zero."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dpf_tf.methods.method import Method
+from dpf_tf.methods.round import Round
+from dpf_tf.schedules import ConstantSparsity
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFP(Method):
+    """Soft filter pruning: once an epoch the smallest filters are set to zero.
+
+    The first epoch is dense; after it, and after every other one, each layer's filters
+    of smallest L2 norm are pruned, the same share in all layers and without a ramp.
+    They are *set* to zero and go on training: the gradient is not masked, so that a
+    filter can come back, but its value before is lost. That is the difference to DPF.
+    Momentum stays as it is.
+
+    Here, as in all schemes, the layers compute with the pruned kernels. The authors
+    compute with what the pruned filters have become, up to the next pruning, so that
+    their network is sparse at the end of an epoch only.
+
+    Example:
+
+        >>> import dpf_tf
+        >>> dpf_tf.methods.SFP().schedule(0.3)  # doctest: +NORMALIZE_WHITESPACE
+        ConstantSparsity(target_sparsity=0.3, begin_step=0, end_step=-1,
+                         frequency='epoch')
+
+    References:
+        He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural
+        Networks", IJCAI 2018, algorithm 1.
+    """
+
+    allocation: ClassVar[str] = "uniform"
+    structure: ClassVar[str] = "filters"
+    only_for: ClassVar[str | None] = "filters"
+    restarts: ClassVar[frozenset[str]] = frozenset({"pruned_weights"})
+
+    def schedule(self, target: float) -> Any:
+        """Returns one sparsity, and updates once an epoch."""
+        return ConstantSparsity(target, frequency="epoch")
+
+    def masks(self, round: Round) -> list[np.ndarray]:
+        """Returns the largest filters; all of them before the first epoch."""
+        return round.largest() if round.step else round.masks
