@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpf_tf import graph, keras_api
-from dpf_tf.wrapper import PruneLowMagnitudeDPF
+from dpf_tf import keras_api
+from dpf_tf.trace import Node, nodes_of, operation
 
 _VANISHING = {
     "ActivityRegularization",
@@ -38,7 +38,7 @@ _ACTIVATIONS = {
     "swish",
     "tanh",
 }
-# Operations that are not layers: of Keras 3 by class, of tf_keras by function.
+# Operations that are not layers, or are, by class.
 _OPERATIONS = {
     "Add": "add",
     "Gelu": "gelu",
@@ -49,15 +49,6 @@ _OPERATIONS = {
     "Sigmoid": "sigmoid",
     "Silu": "silu",
     "Tanh": "tanh",
-    "__operators__.add": "add",
-    "math.add": "add",
-    "math.multiply": "multiply",
-    "math.sigmoid": "sigmoid",
-    "math.tanh": "tanh",
-    "nn.gelu": "gelu",
-    "nn.relu": "relu",
-    "nn.relu6": "relu6",
-    "nn.silu": "silu",
 }
 
 
@@ -102,58 +93,33 @@ def operators_of(model: Any) -> list[Operator]:
     Args:
         model: a functional or sequential model of either Keras, built.
     """
+    given: list[Operator] = []
     made: list[Operator] = []
-    given = [
-        Operator("", "input", "the model's input", None, [], tuple(tensor.shape))
-        for tensor in model.inputs
-    ]
-    for operator in _trace(model, given, "", made):
-        operator.is_output = True
+    ends: dict[Node, Operator] = {}
+    for node in nodes_of(model):
+        sources = [ends[x] for x in node.inputs]
+        if node.layer is not None:
+            ends[node] = _Row(node, made).behind(sources)
+        elif sources:
+            ends[node] = sources[0]  # It enters a nested model.
+        else:
+            name = "the model's input"
+            ends[node] = Operator("", "input", name, None, [], node.shape)
+            given.append(ends[node])
+        if node.is_output:
+            ends[node].is_output = True
     for operator in made:
         for source in operator.inputs:
             source.consumers.append(operator)
     return given + made
 
 
-def _trace(
-    model: Any, given: list[Operator], prefix: str, made: list[Operator]
-) -> list[Operator]:
-    """Adds the operators of one call of a model; returns those of its outputs."""
-    api = keras_api.of(model)
-    found = {id(x): source for x, source in zip(model.inputs, given, strict=True)}
-    calls: dict[tuple[int, ...], list[Operator]] = {}
-    ahead = list(model.outputs)
-    while ahead:
-        tensor = ahead[-1]
-        if id(tensor) in found:
-            ahead.pop()
-            continue
-        layer, inputs = api.producer(tensor)
-        missing = [x for x in inputs if id(x) not in found]
-        if missing:
-            ahead += missing
-            continue
-        path, sources = prefix + layer.name, [found[id(x)] for x in inputs]
-        if graph.is_graph(layer):
-            call = (id(layer), *map(id, sources))
-            if call not in calls:
-                calls[call] = _trace(layer, sources, f"{path}/", made)
-            found[id(tensor)] = calls[call][api.output_index(tensor)]
-        else:
-            shape = tuple(tensor.shape)
-            found[id(tensor)] = _Row(path, layer, shape, made).behind(sources)
-    return [found[id(tensor)] for tensor in model.outputs]
-
-
 class _Row:
     """Makes the row of operators that a layer becomes."""
 
-    def __init__(
-        self, path: str, layer: Any, shape: tuple[int | None, ...], made: list[Operator]
-    ) -> None:
-        self.path, self.shape, self.made = path, shape, made
-        self.wrapper = layer if isinstance(layer, PruneLowMagnitudeDPF) else None
-        self.layer = layer if self.wrapper is None else layer.layer
+    def __init__(self, node: Node, made: list[Operator]) -> None:
+        self.path, self.shape, self.made = node.path, node.shape, made
+        self.layer, self.wrapper, self.node = node.layer, node.wrapper, node
 
     def behind(self, inputs: list[Operator]) -> Operator:
         """Returns the last operator of the row."""
@@ -200,9 +166,7 @@ class _Row:
         layer = self.layer
         if any(len(shape) != 4 for shape in (self.shape, *(x.shape for x in inputs))):
             return False
-        if name == "TFOpLambda":
-            name = layer.get_config()["function"]
-        function = _OPERATIONS.get(name)
+        function = _OPERATIONS.get(operation(layer))
         if function in ("add", "multiply"):
             return len(inputs) > 1  # A constant is no operand of four axes.
         if name == "ReLU":
@@ -219,7 +183,8 @@ class _Row:
         """Returns the operator of the layer's activation; `source` if there is none."""
         activation = self.layer.activation
         if keras_api.of(activation) is not None:  # A layer, such as `ReLU(6.0)`.
-            return _Row(self.path, activation, self.shape, self.made).behind([source])
+            node = dataclasses.replace(self.node, layer=activation, wrapper=None)
+            return _Row(node, self.made).behind([source])
         name = getattr(activation, "__name__", type(activation).__name__)
         module = (getattr(activation, "__module__", None) or "").split(".")[0]
         if activation is None or name == "linear":
