@@ -139,7 +139,8 @@ class _Tracer:
         number[order] = np.arange(len(order))
         unit = number[roots]
         kept: dict[int, str] = {}
-        for channel, reason in self._kept.items():
+        foreign = {channel: f"is {maker}" for channel, maker in self._foreign.items()}
+        for channel, reason in [*self._kept.items(), *foreign.items()]:
             if unit[channel] < len(made):
                 kept.setdefault(int(unit[channel]), reason)
         return Channels(
@@ -212,7 +213,6 @@ class _Tracer:
         channels = self._fresh(size)
         maker = maker or f"the output of {node}"
         self._foreign.update(dict.fromkeys(channels.tolist(), maker))
-        self._keep(channels, f"is {maker}")
         return channels
 
     def _share(self, node: Node, inputs: np.ndarray) -> None:
