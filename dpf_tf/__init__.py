@@ -25,6 +25,7 @@ from dpf_tf.model import prune, prune_low_magnitude_dpf
 from dpf_tf.prunable import PrunableLayer, pointwise
 from dpf_tf.report import sparsity_report
 from dpf_tf.schedules import ConstantSparsity, OneShot, PolynomialDecay
+from dpf_tf.shrink import shrink
 from dpf_tf.strip import strip_pruning
 from dpf_tf.structures import Block, Filters, NofM
 from dpf_tf.updater import MaskUpdater
@@ -56,6 +57,7 @@ __all__ = [
     "quantization_aware",
     "recalibrate_batch_norm",
     "set_masks",
+    "shrink",
     "sparsity_report",
     "strip_pruning",
 ]

@@ -169,7 +169,10 @@ class _Tracer:
             return np.concatenate(inputs)
         (channels,) = inputs
         if name in RESHAPES:
-            return np.tile(channels, node.shape[-1] // len(channels))
+            channels = np.tile(channels, node.shape[-1] // len(channels))
+            if name == "Reshape":  # Its target shape is one for all calls.
+                self._share(node, channels)
+            return channels
         if name in DEPTHWISE:
             self._share(node, channels)
             channels = np.repeat(channels, layer.depth_multiplier)
@@ -188,11 +191,12 @@ class _Tracer:
             size = layer.units if hasattr(layer, "units") else layer.filters
             self._of_layer[id(layer)] = self._fresh(size)
         own = self._of_layer[id(layer)]
-        self._share(node, inputs)
-        reason = _fixed(node)
+        reason = fixed(node)
         if reason:
             self._keep(inputs, f"used by {node}: {reason}")
             self._keep(own, f"made by {node}: {reason}")
+        else:
+            self._share(node, inputs)
         return own if len(own) == node.shape[-1] else self._made_elsewhere(node)
 
     def _merged(self, node: Node, inputs: list[np.ndarray]) -> np.ndarray:
@@ -290,7 +294,15 @@ def is_elementwise(layer: Any) -> bool:
     return name in _OPERATIONS or of_keras3
 
 
-def _fixed(node: Node) -> str:
+def is_sliced(node: Node) -> bool:
+    """Tells a layer with variables for each channel, which can lose some."""
+    name = operation(node.layer)
+    if name in FILTERS:
+        return not fixed(node)
+    return name in {"BatchNormalization", "PReLU", *DEPTHWISE} and is_known(node)
+
+
+def fixed(node: Node) -> str:
     """Returns why a layer with filters has to keep all its channels, or ''."""
     layer = node.layer
     if _channels_first(node):

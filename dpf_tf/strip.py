@@ -77,7 +77,7 @@ def _strip_one(model: Any, masked: dict[int, tf.Tensor]) -> Any:
 
     stripped = rebuild(model, fresh, "strip")
     for source, copy in pairs:
-        _copy_variables(
+        copy_variables(
             source.variables, copy.variables, masked, f"layer '{source.name}'"
         )
     finalize(stripped)
@@ -145,9 +145,7 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
                 "plain one, call it on a batch, and give it: "
                 "`strip_pruning(layer, into=plain_layer)`."
             )
-        _copy_variables(
-            layer.variables, copy.variables, masked, f"layer '{layer.name}'"
-        )
+        copy_variables(layer.variables, copy.variables, masked, f"layer '{layer.name}'")
         finalize(copy)
     return copy
 
@@ -175,7 +173,7 @@ def _fill(into: Any, model: Any, layers: list[tuple[str, Any]]) -> None:
                 "model. Set `trainable` of both alike."
             )
     masked = _masked_kernels(layers)
-    _copy_variables(source, into.variables, masked, f"`into` ({into.name})")
+    copy_variables(source, into.variables, masked, f"`into` ({into.name})")
     finalize(into)
 
 
@@ -187,9 +185,10 @@ def finalize(layer: Any) -> None:
         finalize(child)
 
 
-def _copy_variables(
+def copy_variables(
     source: list[Any], target: list[Any], masked: dict[int, tf.Tensor], where: str
 ) -> None:
+    """Writes variables' values into others; `masked` has other values, by id."""
     _refuse_other_shapes(source, target, where)
     for old, new in zip(source, target, strict=True):
         new.assign(masked.get(id(old), old))
