@@ -72,11 +72,29 @@ TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
 }
+# Whole filters: DPF over all layers and layer by layer, and what it is compared with.
+FILTERS = {
+    "dpf_filters": Arm(("--method=dpf", "--structure=filters")),
+    "dpf_filters_uniform": Arm(
+        ("--method=dpf", "--structure=filters", "--allocation=uniform")
+    ),
+    "gmp_filters_uniform": Arm(
+        ("--method=gmp", "--structure=filters", "--allocation=uniform")
+    ),
+    "sfp": Arm(("--method=sfp",)),
+    "one_shot_l2": Arm(
+        ("--method=one_shot", "--structure=filters", "--allocation=uniform")
+    ),
+    "one_shot_l1": Arm(
+        ("--method=one_shot", "--structure=filters_l1", "--allocation=uniform")
+    ),
+}
 ARMS = {
     **{scheme: Arm((f"--method={scheme}",)) for scheme in SCHEMES},
     **LEVERS,
     **PERIODS,
     **TICKETS,
+    **FILTERS,
 }
 
 _COMMON = ("--settle=0.05", "--recalibrate_steps=50", "--dtype_policy=float32")
@@ -86,6 +104,13 @@ BUDGETS = {
     ),
     ("cifar10", "short"): Budget(
         "cifar10_resnet8_short", _COMMON, (0.9, 0.95), SCHEMES
+    ),
+    # The sparsity is the share of filters, or of sets of tied ones.
+    ("cifar10", "filters"): Budget(
+        "cifar10_resnet8_short",
+        _COMMON,
+        (0.3, 0.5, 0.7),
+        ("dense", *FILTERS),
     ),
     # Three times the epochs.
     ("cifar10", "long"): Budget(

@@ -20,6 +20,7 @@ from dpf_tf.export import (
     quantization_aware,
 )
 from dpf_tf.macs import count_macs
+from dpf_tf.magnitude import magnitude_prune
 from dpf_tf.masks import freeze_masks, get_masks, set_masks
 from dpf_tf.model import prune, prune_low_magnitude_dpf
 from dpf_tf.prunable import PrunableLayer, pointwise
@@ -50,6 +51,7 @@ __all__ = [
     "export_tflite",
     "freeze_masks",
     "get_masks",
+    "magnitude_prune",
     "methods",
     "pointwise",
     "prune",

@@ -50,9 +50,9 @@ def collect(model: Any, layers: list[tuple[str, Any]]) -> list[Group]:
     """
     members: list[tuple[Settings, list[tuple[str, Any]]]] = []
     for path, layer in movable(layers):
-        for settings, group in members:
+        for settings, alike in members:
             if settings == layer.settings:
-                group.append((path, layer))
+                alike.append((path, layer))
                 break
         else:
             members.append((layer.settings, [(path, layer)]))

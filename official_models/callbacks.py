@@ -117,13 +117,17 @@ class Progress(_Callback):
 class KeepBest(_Callback):
     """Keeps the best model among the epochs that end at final sparsity."""
 
-    def __init__(self, state: TrainingState, final_sparsity: float) -> None:
+    def __init__(
+        self, state: TrainingState, final_sparsity: float, first: int
+    ) -> None:
         super().__init__()
         self._state, self._final_sparsity = state, final_sparsity
+        self._first = first
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Offers the model, once the masks have their final sparsity."""
-        if logs.get("sparsity", 0.0) >= self._final_sparsity:
+        final = logs.get("sparsity", 0.0) >= self._final_sparsity
+        if final and epoch >= self._first:
             self._state.offer(epoch, float(logs["val_top1"]))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dpf_tf
+from official_models import structures
 from official_models.errors import InputError
 from official_models.recipes import Recipe
 
@@ -60,7 +61,8 @@ def schedule(
     found = method.schedule(recipe.sparsity)
     fields = {field.name for field in dataclasses.fields(found)}
     changes: dict[str, Any] = {}
-    if "end_step" in fields:
+    # A constant sparsity has no ramp: its `end_step` would freeze the masks.
+    if "end_step" in fields and not isinstance(found, dpf_tf.ConstantSparsity):
         changes["end_step"] = max(1, round(recipe.ramp_end * steps))
     if "frequency" in fields and recipe.mask_period is not None:
         changes["frequency"] = recipe.mask_period
@@ -99,15 +101,23 @@ def prepare(
         recipe: of the training.
         steps_per_epoch: its length.
         data: from a step to a batch, for methods that look at the gradient.
+
+    Raises:
+        InputError: if the method is not defined for the recipe's structure, or
+            nothing of the model has such units.
     """
     if method is None:
         return Prepared(model, [])
-    pruned = dpf_tf.prune(
-        model,
-        schedule(method, recipe, steps_per_epoch),
-        method,
-        allocation=recipe.allocation,
-    )
+    try:
+        pruned = dpf_tf.prune(
+            model,
+            schedule(method, recipe, steps_per_epoch),
+            method,
+            allocation=recipe.allocation,
+            structure=structures.get(recipe.structure),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return Prepared(pruned, [dpf_tf.PruningCallback(settle=recipe.settle, data=data)])
 
 

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from typing import Any
 
-from official_models import models
+from official_models import models, structures
 from official_models.errors import InputError
 
 
@@ -26,6 +26,7 @@ CHOICES = {
     "decay": ("step", "cosine"),
     "dtype_policy": ("float32", "mixed_bfloat16", "mixed_float16"),
     "allocation": ("global", "global_normalized", "uniform", "erk"),
+    "structure": structures.names(),
 }
 
 
@@ -34,7 +35,7 @@ def _are_milestones(shares: tuple[float, ...]) -> bool:
     return bool(shares) and inside and sorted(set(shares)) == list(shares)
 
 
-_OPTIONAL = ("mask_period", "allocation")  # `None`: as the method has it.
+_OPTIONAL = ("mask_period", "allocation", "structure")  # `None`: as the method has it.
 _AT_LEAST_1 = (lambda value: value >= 1, "at least 1")
 _POSITIVE = (lambda value: 0 < value < math.inf, "above 0, and finite")
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "at least 0, and finite")
@@ -103,6 +104,10 @@ class Recipe:
     allocation: str | None = _field(
         "How the sparsity is shared: global, global_normalized, uniform or erk. "
         "Default: the method's own, global for DPF.",
+        None,
+    )
+    structure: str | None = _field(
+        "What is pruned as one. Default: the method's own, single weights for DPF.",
         None,
     )
     settle: float = _field(

@@ -273,7 +273,7 @@ class Training:
             callbacks=[
                 *carrying,
                 callbacks.Progress(rate, self.epochs, self.tell),
-                callbacks.KeepBest(state, self.final_sparsity()),
+                callbacks.KeepBest(state, self.final_sparsity(), self.sparse_from()),
                 keras.callbacks.CSVLogger(str(self.folder.log), append=True),
                 keras.callbacks.TensorBoard(str(self.folder.tensorboard)),
                 callbacks.SaveState(state),
@@ -291,10 +291,24 @@ class Training:
         """Returns the sparsity from which on a model is a candidate for the best."""
         if not self.pruned or self.given_masks:
             return 0.0
+        if self.recipe.structure or self.method.structure != "unstructured":
+            return 1e-9  # The share of zeros is not that of filters or blocks.
         report = dpf_tf.sparsity_report(self.model)
         # Of each kernel's weights a whole number is kept.
         rounding = len(report["kernels"]) / report["pruned"]["weights"]
         return self.recipe.sparsity - rounding
+
+    def sparse_from(self) -> int:
+        """Returns the first epoch that ends with the schedule at its final sparsity."""
+        if not self.pruned or self.given_masks:
+            return 0
+        steps = self.steps_per_epoch
+        schedule = methods.schedule(self.method, self.recipe, steps)
+        for epoch in range(self.recipe.epochs):
+            last = schedule.last_update(steps * (epoch + 1) - 1)
+            if last is not None and schedule(last)[1] >= schedule.final_sparsity:
+                return epoch
+        return self.recipe.epochs
 
     def refuse_disagreement(self, epoch: int) -> None:
         """Refuses workers of other settings, or that have come to another epoch.

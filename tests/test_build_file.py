@@ -44,7 +44,7 @@ ROOMS = (
     ("batch_norm", "groups", "macs", "momentum", "plan"),
     ("gradients",),
     ("masks", "model", "strip", "updater"),
-    ("shrink",),
+    ("magnitude", "shrink"),
     ("callbacks",),
     ("text",),
     ("report",),

@@ -356,7 +356,7 @@ def test_a_functional_model_with_its_own_train_step_is_not_rebuilt_without_it(ke
         ({"allocation": "globl"}, ValueError, "global"),
         ({"allocation": {"shared": 1.5}}, ValueError, "1.5"),
         ({"allocation": {"no such layer": 0.5}}, ValueError, "no such layer"),
-        ({"structure": "filters"}, ValueError, "unstructured"),
+        ({"structure": "filter"}, ValueError, "unstructured"),
         ({"layers": "nothing"}, ValueError, "matches none of the kernels"),
         ({"layers": "("}, ValueError, "regular expression"),
         ({"layers": 3}, TypeError, "regular expression"),
