@@ -117,9 +117,7 @@ class Progress(_Callback):
 class KeepBest(_Callback):
     """Keeps the best model among the epochs that end at final sparsity."""
 
-    def __init__(
-        self, state: TrainingState, final_sparsity: float, first: int
-    ) -> None:
+    def __init__(self, state: TrainingState, final_sparsity: float, first: int) -> None:
         super().__init__()
         self._state, self._final_sparsity = state, final_sparsity
         self._first = first
