@@ -116,22 +116,57 @@ def count_macs(model: Any) -> Macs:
         >>> counted.layers["classes"]
         LayerMacs(dense=500, sparse=5)
     """
+    found = products(model)
+    layers: dict[str, LayerMacs] = {}
+    for path, each in found.layers.items():
+        if each.wrapped:
+            raise ValueError(
+                f"The layer '{path}' is wrapped for pruning. Count the plain model: "
+                "`dpf_tf.count_macs(dpf_tf.strip_pruning(model))`."
+            )
+        kernels = [kernel.numpy() for kernel in each.kernels]
+        layers[path] = LayerMacs(
+            each.positions * sum(kernel.size for kernel in kernels),
+            each.positions * sum(int(np.count_nonzero(kernel)) for kernel in kernels),
+        )
+    return Macs(layers, found.not_counted)
+
+
+class Products(NamedTuple):
+    """A layer's kernels, and at how many positions of an example they are applied."""
+
+    layer: Any
+    wrapped: bool
+    kernels: list[Any]
+    positions: int
+
+
+class AllProducts(NamedTuple):
+    """The layers that are counted, by path; paths and classes of the others."""
+
+    layers: dict[str, Products]
+    not_counted: tuple[str, ...]
+
+
+def products(model: Any) -> AllProducts:
+    """Returns where a model multiplies by kernels, pruning wrappers looked through.
+
+    Raises:
+        ValueError: as `count_macs` does, but for wrappers.
+    """
     calls_of_layers = _calls(model)
     if calls_of_layers is None:
         raise ValueError(
             "`model` must be a functional or sequential model that is built. "
             f"Received: model={model!r}"
         )
-    layers: dict[str, LayerMacs] = {}
+    layers: dict[str, Products] = {}
     not_counted: list[str] = []
-    for path, layer, calls, tensors in _leaves(model, calls_of_layers):
-        if isinstance(layer, PruneLowMagnitudeDPF):
-            raise ValueError(
-                f"The layer '{path}' is wrapped for pruning. Count the plain model: "
-                "`dpf_tf.count_macs(dpf_tf.strip_pruning(model))`."
-            )
+    for path, outer, calls, tensors in _leaves(model, calls_of_layers):
+        wrapped = isinstance(outer, PruneLowMagnitudeDPF)
+        layer = outer.layer if wrapped else outer
         kind = keras_api.class_name(layer)
-        kernels = [w.numpy() for w in layer.weights if len(w.shape) > 1]
+        kernels = [w for w in layer.weights if len(w.shape) > 1]
         if kind in _NO_KERNEL or not (kernels or kind in _PRODUCTS_WITHOUT_KERNEL):
             continue
         if kind not in _AT_OUTPUT | _AT_INPUT:
@@ -144,11 +179,8 @@ def count_macs(model: Any) -> Macs:
         else:
             tensor = tensors[0 if kind in _AT_INPUT else 1]
             positions = _positions(layer, tensor.shape, path)
-            layers[path] = LayerMacs(
-                positions * sum(kernel.size for kernel in kernels),
-                positions * sum(int(np.count_nonzero(kernel)) for kernel in kernels),
-            )
-    return Macs(layers, tuple(not_counted))
+            layers[path] = Products(layer, wrapped, kernels, positions)
+    return AllProducts(layers, tuple(not_counted))
 
 
 def _leaves(

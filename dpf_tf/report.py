@@ -6,9 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from dpf_tf import prunable
+from dpf_tf.cost import cost_of
 from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
-from dpf_tf.groups import count_kept, size
+from dpf_tf.groups import count_kept, size, views
+from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import default_reason
 from dpf_tf.structures import Filters, Structure
 from dpf_tf.text import table
@@ -26,7 +30,14 @@ class SparsityReport(dict):
             rows.append(_row(k["path"], _shape(k["shape"]), k))
         rows.append(_row("pruned layers' kernels", "", self["pruned"]))
         rows.append(_row("whole model", "", self["overall"]))
+        if "filters" in self["kernels"][0]:
+            filters = [
+                f"{k['filters_kept']} of {k['filters']}" for k in self["kernels"]
+            ]
+            column = ["filters", *filters, "", ""]
+            rows = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
         lines = table(rows, rules=(1, len(rows) - 2))
+        lines += ["", *table(self._costs(), rules=(1,))]
         if self["skipped"]:
             lines.append("")
             lines.append("left dense:")
@@ -36,6 +47,14 @@ class SparsityReport(dict):
             ]
             lines.extend(table(skipped, rules=(), last_left=True))
         return "\n".join(lines)
+
+    def _costs(self) -> list[list[str]]:
+        rows = [["cost", "parameters", "MACs"]]
+        for form, cost in self["cost"].items():
+            rows.append(
+                [form, *("-" if x is None else f"{x:,}" for x in cost.values())]
+            )
+        return rows
 
 
 def sparsity_report(model: Any) -> SparsityReport:
@@ -48,10 +67,14 @@ def sparsity_report(model: Any) -> SparsityReport:
         A dict that prints as a table, of plain Python values:
 
         - `kernels`: one dict per pruned kernel, with `path`, `shape`, `weights`,
-          `kept`, `sparsity` (share of zeros) and `share` (of all kept weights);
+          `kept`, `sparsity` (share of zeros) and `share` (of all kept weights); where
+          whole filters are pruned, with `filters` and `filters_kept`, too;
         - `pruned`: `weights`, `kept` and `sparsity` over these kernels;
         - `overall`: the same over all weights of the model (biases and batch norm's
           statistics included; masks are not weights);
+        - `cost`: `parameters` and `macs` (multiply-accumulates of one example) of the
+          model `dense`, `masked` (without zeros) and `shrunk` (what `shrink` leaves of
+          it); `None` where that cannot be told;
         - `skipped`: kernels left dense, with `path`, `shape`, `weights`, `reason`:
           what kind of kernel it is, or that it was `"not selected"` (`layers=`,
           `exclude=`), `"not wrapped"` (in a subclassed model), part of a
@@ -77,12 +100,16 @@ def sparsity_report(model: Any) -> SparsityReport:
     """
     kernels: list[dict[str, Any]] = []
     own: set[int] = set()
+    masked: dict[int, np.ndarray] = {}
     for path, layer in pruned_layers(model):
         own.update(id(variable) for variable in layer.own_variables)
-        for name, mask in layer.masks.items():
+        values = layer.masked_kernels
+        for kernel, mask in zip(layer.places, layer.masks.values(), strict=True):
+            masked[id(kernel.variable)] = values[kernel.path].numpy()
             kernels.append(
-                {"path": f"{path}/{name}", "shape": list(mask.shape)}
+                {"path": f"{path}/{kernel.path}", "shape": list(mask.shape)}
                 | _counts(size([mask]), count_kept([mask]))
+                | _filters(layer, kernel, mask)
             )
     if not kernels:
         raise ValueError(
@@ -98,12 +125,22 @@ def sparsity_report(model: Any) -> SparsityReport:
         kernels=kernels,
         pruned=pruned,
         overall=_counts(weights, weights - zeros),
+        cost=cost_of(model, weights, zeros, masked),
         skipped=_skipped(model),
     )
 
 
 def _counts(weights: int, kept: int) -> dict[str, Any]:
     return {"weights": weights, "kept": kept, "sparsity": (weights - kept) / weights}
+
+
+def _filters(layer: Any, kernel: Kernel, mask: Any) -> dict[str, int]:
+    """Returns how many filters a kernel has, and keeps, where they are pruned whole."""
+    if not isinstance(layer.settings.structure, Filters):
+        return {}
+    (view,), axes = views([mask]), prunable.filter_axes(kernel)
+    kept = view.any(tuple(i for i in range(view.ndim) if i not in axes))
+    return {"filters": kept.size, "filters_kept": int(kept.sum())}
 
 
 def _total(kernels: list[dict[str, Any]]) -> dict[str, Any]:

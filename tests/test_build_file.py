@@ -46,7 +46,7 @@ ROOMS = (
     ("masks", "model", "strip", "updater"),
     ("magnitude", "shrink"),
     ("callbacks",),
-    ("text",),
+    ("cost", "text"),
     ("report",),
     ("export",),
     ("__init__",),

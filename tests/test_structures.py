@@ -442,13 +442,8 @@ def test_allocations_share_units_among_sets_of_tied_layers(keras, allocation):
     dpf_tf.MaskUpdater(model).update(0)
     kept = {path: sum(each) for path, each in filters_kept(model).items()}
     if allocation == "global_normalized":
-        assert (
-            sum(
-                kept[f"{x}/kernel"]
-                for x in ("stem", "inner", "left", "right", "hidden")
-            )
-            == 18
-        )
+        free = ("stem", "inner", "left", "right", "hidden")
+        assert sum(kept[f"{name}/kernel"] for name in free) == 16  # Of 32.
         return
     assert kept["stem/kernel"] == kept["outer/kernel"] == 4
     assert (kept["inner/kernel"], kept["hidden/kernel"]) == (3, 5)
@@ -458,8 +453,7 @@ def test_allocations_share_units_among_sets_of_tied_layers(keras, allocation):
 
 def test_every_set_of_filters_keeps_one_whatever_the_target(keras):
     model = shrinkable(keras, 0.99)
-    with pytest.warns(UserWarning, match="Next to no weights"):
-        dpf_tf.MaskUpdater(model).update(0)
+    dpf_tf.MaskUpdater(model).update(0)
     assert all(sum(each) >= 1 for each in filters_kept(model).values())
 
 
