@@ -78,7 +78,7 @@ def constants_of(
 def zero_filters(layer: Any, read: Callable[[Any], np.ndarray]) -> np.ndarray:
     """Tells of each filter of a convolution or dense layer whether it is all zero."""
     kernel = filters_last(layer, read(layer.kernel))
-    return ~kernel.any(axis=tuple(range(kernel.ndim - 1)))
+    return np.logical_not(kernel.any(axis=tuple(range(kernel.ndim - 1))))
 
 
 def filters_last(layer: Any, kernel: np.ndarray) -> np.ndarray:
