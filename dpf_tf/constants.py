@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api
-from dpf_tf.channels import (
+from dpf_tf.kinds import (
     DEPTHWISE,
     FILTERS,
     IDLE,
@@ -28,6 +28,7 @@ from dpf_tf.channels import (
     fixed,
     is_elementwise,
     is_known,
+    mixes,
 )
 from dpf_tf.trace import Node, operation
 
@@ -78,7 +79,7 @@ def constants_of(
 def zero_filters(layer: Any, read: Callable[[Any], np.ndarray]) -> np.ndarray:
     """Tells of each filter of a convolution or dense layer whether it is all zero."""
     kernel = filters_last(layer, read(layer.kernel))
-    return ~kernel.any(axis=tuple(range(kernel.ndim - 1)))
+    return np.logical_not(kernel.any(axis=tuple(range(kernel.ndim - 1))))
 
 
 def filters_last(layer: Any, kernel: np.ndarray) -> np.ndarray:
@@ -109,7 +110,8 @@ class _Propagation:
             return inputs[0] if inputs else varying
         name = operation(layer)
         if name in FILTERS:
-            return varying if fixed(node) else _uniform(self._filters(layer))
+            unknown = fixed(node) or mixes(layer.activation)
+            return varying if unknown else _uniform(self._filters(layer))
         if not is_known(node) or not size:
             return varying
         if name in MERGES:

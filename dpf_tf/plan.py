@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpf_tf import keras_api
-from dpf_tf.channels import DEPTHWISE, FILTERS, Channels, is_sliced, trace_channels
+from dpf_tf.carriers import SMALLEST_SHARE, fewest
+from dpf_tf.channels import Channels, trace_channels
 from dpf_tf.constants import (
     UNIFORM,
     Constants,
@@ -24,10 +25,8 @@ from dpf_tf.constants import (
     sees_padding,
     zero_filters,
 )
+from dpf_tf.kinds import DEPTHWISE, FILTERS, is_sliced
 from dpf_tf.trace import Node, operation
-
-# A carrier's kernel is multiplied by up to the inverse of this.
-_SMALLEST_SHARE = 0.05
 
 
 class Stuck(NamedTuple):
@@ -232,20 +231,12 @@ class Plan:
                 fits = self._shared_constants(node) & (given.profiles == number)
                 size = np.abs(given.values) / np.abs(given.values[lost]).max()
                 shares: dict[int, float] = {}
-                for i in np.flatnonzero(fits & (size > _SMALLEST_SHARE)).tolist():
+                for i in np.flatnonzero(fits & (size > SMALLEST_SHARE)).tolist():
                     unit = int(places[i])
                     shares[unit] = max(size[i], shares.get(unit, 0))
                 if self.gone[list(shares)].all():  # Otherwise one is there anyway.
                     needs.append(shares)
-        while needs:
-            covered: dict[int, tuple[int, float]] = {}
-            for shares in needs:
-                for unit, share in shares.items():
-                    count, total = covered.get(unit, (0, 0.0))
-                    covered[unit] = count + 1, total + share
-            carrier = max(covered, key=lambda unit: (covered[unit], -unit))
-            self.gone[carrier] = False
-            needs = [shares for shares in needs if carrier not in shares]
+        self.gone[fewest(needs)] = False
 
     def _leave_one_filter(self) -> None:
         for units in self.channels.units.values():

@@ -251,6 +251,18 @@ def test_both_sides_of_a_grouped_convolution_are_kept(keras):
     assert reasons(model, channels, "grouped") == f"made {where}"
 
 
+def test_a_softmax_keeps_its_own_layers_channels_only(keras):
+    def body(layers, x):
+        x = conv(layers, conv(layers, x, "a"), "b", activation="softmax")
+        return conv(layers, x, "c")
+
+    model = net(keras, body)
+    channels = trace_channels(model)
+    expected = "made by 'b' (Conv2D), whose activation may mix channels"
+    assert reasons(model, channels, "b") == expected
+    assert reasons(model, channels, "a") is reasons(model, channels, "c") is None
+
+
 def test_channels_first_are_kept(keras):
     images = keras.Input((3, 8, 8))
     x = images
