@@ -123,6 +123,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._next = 0  # First step that has not been looked at.
         self._start = 0
         self._last_step: float = math.inf  # Masks may change up to here.
+        self._silent = False  # They are at rest, and all has been told so.
         self._first_epoch: int | None = None
         self._batch = 0
         self._flips = 0
@@ -139,6 +140,9 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             self._begin()
         for layer in self._updater.layers:
             layer.permit(True)
+        if self._bound > self._last_step and not self._silent:
+            self._silent = True
+            self._updater.silence()
         step = self._find_due(self._bound)
         if step is None:
             return

@@ -24,6 +24,7 @@ class Group(NamedTuple):
     kernels: list[Any]
     masks: list[Any]
     states: list[dict[str, Any]]  # What the method keeps beside them.
+    layers: list[Any]  # The wrappers.
 
     def pools(self, sparsity: float) -> list[allocation_lib.Pool]:
         """Returns what is ranked together at a sparsity, and how much of it stays."""
@@ -89,6 +90,7 @@ def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Gr
         [kernel.variable for kernel in kernels],
         [mask for _, layer in members for mask in layer.masks.values()],
         [state for _, layer in members for state in layer.states.values()],
+        [layer for _, layer in members],
     )
 
 

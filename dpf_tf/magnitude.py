@@ -78,6 +78,7 @@ def magnitude_prune(
     )
     updater = MaskUpdater(pruned)
     updater.update(0)
+    updater.silence()
     stripped = strip_pruning(pruned)
     updater.release()
     return stripped

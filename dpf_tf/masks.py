@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dpf_tf import keras_api, methods
 from dpf_tf.graph import pruned_layers
+from dpf_tf.silence import silence
 
 
 def get_masks(model: Any) -> dict[str, np.ndarray]:
@@ -117,7 +118,8 @@ def freeze_masks(model: Any) -> None:
     """Makes the present masks final: later fits fine-tune the sparse model.
 
     `PruningCallback` is not needed from then on. The gradient stays unmasked, so the
-    dense weights move under the fixed masks; only the kept ones have an effect.
+    dense weights move under the fixed masks; only the kept ones have an effect. Pruned
+    filters are silenced, as `dpf_tf.Filters` says.
 
     Args:
         model: a pruned model or wrapped layer.
@@ -137,5 +139,7 @@ def freeze_masks(model: Any) -> None:
     References:
         Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
     """
-    for _, layer in pruned_layers(model):
+    layers = pruned_layers(model)
+    silence(model, layers)
+    for _, layer in layers:
         layer.set_frozen(True)

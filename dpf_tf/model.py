@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,9 +21,10 @@ from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Choice, Selection
 from dpf_tf.settings import Settings
 from dpf_tf.structures import Filters
-from dpf_tf.ties import ties_of
+from dpf_tf.ties import Ties, ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
+Taken = tuple[str, Any, list[Kernel]]  # Path, layer, and which of its kernels.
 THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
 
 
@@ -242,9 +244,11 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
     return _wrap(layer, settings, chosen)
 
 
-def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any:
+def _wrap(
+    layer: Any, settings: Settings, chosen: list[Kernel], followers: Sequence[str] = ()
+) -> Any:
     usual = prunable.usual(list(prunable.kernels(layer)))
-    default = [k.path for k in chosen] == [k.path for k in usual]
+    default = bool(chosen) and [k.path for k in chosen] == [k.path for k in usual]
     return PruneLowMagnitudeDPF(
         layer,
         settings.schedule,
@@ -252,6 +256,7 @@ def _wrap(layer: Any, settings: Settings, chosen: list[keras_api.Kernel]) -> Any
         structure=settings.structure,
         method=settings.method,
         kernels=None if default else [k.path for k in chosen],
+        followers=followers,
     )
 
 
@@ -267,7 +272,8 @@ def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
 
 def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     outputs = output_layers(model)
-    taken: list[tuple[str, Any, list[Kernel]]] = []
+    taken: list[Taken] = []
+    following: dict[int, list[str]] = {}
     pruned_paths: list[str] = []
     left: list[str] = []
     already: list[Any] = []
@@ -291,11 +297,19 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
         left.extend(f"{path}/{kernel.path} ({why})" for kernel, why in skipped)
         _refuse_unknown(path, layer, selection)
     if isinstance(settings.structure, Filters):
-        taken, tied = _with_ties(model, settings.structure, selection, taken, already)
+        ties = ties_of(model, settings.structure.keep_residual)
+        taken, tied = _with_ties(model, ties, settings, selection, taken, already)
         left += tied
+        if settings.structure.silent:
+            following = _followers(model, ties, taken, already)
     new_layers = {
-        id(layer): _wrap(layer, settings, chosen) for _, layer, chosen in taken
+        id(layer): _wrap(layer, settings, chosen, following.pop(id(layer), []))
+        for _, layer, chosen in taken
     }
+    if new_layers:
+        for _, layer in walk(model):
+            if id(layer) in following:
+                new_layers[id(layer)] = _wrap(layer, settings, [], following[id(layer)])
     pruned_paths += [f"{path}/{k.path}" for path, _, chosen in taken for k in chosen]
     if not new_layers and already:
         return model  # Wrapped before, with equal settings.
@@ -312,15 +326,17 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
 
 def _with_ties(
     model: Any,
-    structure: Filters,
+    ties: Ties,
+    settings: Settings,
     selection: Selection,
-    taken: list[tuple[str, Any, list[Kernel]]],
+    taken: list[Taken],
     already: list[Any],
-) -> tuple[list[tuple[str, Any, list[Kernel]]], list[str]]:
+) -> tuple[list[Taken], list[str]]:
     """Returns the layers of which filters can go, the depthwise ones among them.
 
     And the paths of the others, with the reasons.
     """
+    structure = settings.structure
     chosen = [kernel for _, _, kernels in taken for kernel in kernels]
     depthwise = [
         (path, layer, kernel)
@@ -333,7 +349,7 @@ def _with_ties(
     free, tied = structure.settled(
         [*(kernel for layer in already for kernel in layer.places), *chosen],
         [kernel for _, _, kernel in depthwise],
-        ties_of(model, structure.keep_residual),
+        ties,
     )
     goes = {id(kernel.variable) for kernel in free}
     places = [*taken, *((path, layer, [kernel]) for path, layer, kernel in depthwise)]
@@ -348,6 +364,19 @@ def _with_ties(
         if id(kernel.variable) in tied
     ]
     return [place for place in found if place[2]], left
+
+
+def _followers(
+    model: Any, ties: Ties, taken: list[Taken], already: list[Any]
+) -> dict[int, list[str]]:
+    """Returns the weights that follow filters that can go, by the id of their layer."""
+    pruned = {id(layer) for _, layer, _ in taken}
+    fixed = ties.fixed(pruned | {id(layer.layer) for layer in already})
+    return {
+        id(layer): [follower.path for follower in prunable.followers(layer)]
+        for _, layer in walk(model)
+        if layer.trainable and ties.reason(layer, fixed) is None
+    }
 
 
 def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:

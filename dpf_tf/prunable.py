@@ -319,6 +319,24 @@ def input_axis(kernel: Kernel) -> int | None:
     return rank - 1 if name.endswith("Transpose") else rank - 2
 
 
+def followers(layer: Any) -> list[Kernel]:
+    """Returns a layer's weights that have one entry for each channel of its output.
+
+    Those of batch norm that scale and shift, and the biases of layers with filters.
+    """
+    names: tuple[str, ...] = ()
+    if _known_class(layer, {"BatchNormalization"}):
+        names = ("gamma", "beta")
+    elif class_of(layer) is not None:
+        names = ("bias",)
+    found = [(name, getattr(layer, name, None)) for name in names]
+    return [
+        Kernel(name, weight, layer, name, "follower")
+        for name, weight in found
+        if weight is not None and weight.trainable
+    ]
+
+
 def filter_axes(kernel: Kernel) -> tuple[int, ...]:
     """Returns the axes that tell a kernel's output filters apart.
 

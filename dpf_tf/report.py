@@ -103,9 +103,8 @@ def sparsity_report(model: Any) -> SparsityReport:
     masked: dict[int, np.ndarray] = {}
     for path, layer in pruned_layers(model):
         own.update(id(variable) for variable in layer.own_variables)
-        values = layer.masked_kernels
+        masked |= {id(weight): value.numpy() for weight, value in layer.computed}
         for kernel, mask in zip(layer.places, layer.masks.values(), strict=True):
-            masked[id(kernel.variable)] = values[kernel.path].numpy()
             kernels.append(
                 {"path": f"{path}/{kernel.path}", "shape": list(mask.shape)}
                 | _counts(size([mask]), count_kept([mask]))

@@ -93,11 +93,7 @@ def _strip_one(model: Any, masked: dict[int, tf.Tensor]) -> Any:
 def _masked_kernels(layers: list[tuple[str, Any]]) -> dict[int, tf.Tensor]:
     """Returns what the pruned kernels become, by the id of the dense variable."""
     return {
-        id(kernel): value
-        for _, layer in layers
-        for kernel, value in zip(
-            layer.kernels.values(), layer.masked_kernels.values(), strict=True
-        )
+        id(weight): value for _, layer in layers for weight, value in layer.computed
     }
 
 

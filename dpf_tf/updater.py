@@ -21,6 +21,7 @@ from dpf_tf.groups import Group, collect, count_kept, movable, size
 from dpf_tf.methods import Method, Round
 from dpf_tf.momentum import is_built, momenta, optimizer_of
 from dpf_tf.settings import Settings
+from dpf_tf.silence import silence, unsilence
 
 
 class MaskUpdate(NamedTuple):
@@ -179,6 +180,14 @@ class MaskUpdater:
             self._warn_of_bare_kernels(group, step)
         return MaskUpdate(self._sparsity, flips)
 
+    def silence(self) -> None:
+        """Masks bias and batch norm of pruned filters: the masks are at rest.
+
+        As `dpf_tf.Filters` says; other structures have nothing to silence. A later
+        update of the masks takes it back.
+        """
+        silence(self._model, self._pruned_layers())
+
     def measure(self) -> None:
         """Counts the masks anew: weights may have been loaded, masks with them."""
         self._measure([], 0)
@@ -260,6 +269,7 @@ class MaskUpdater:
                 f"Returned: {_described(new)}"
             )
         flips = threshold.count_flips(old, new)
+        unsilence(group)
         self._restart(group, old, new, step)
         for mask, before, value in zip(group.masks, old, new, strict=True):
             if flips and value is not before:

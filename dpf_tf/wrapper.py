@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from dpf_tf import (
     schedules,
     structures,
 )
-from dpf_tf.feedback import probe_of, substitute
+from dpf_tf.feedback import masked, probe_of, substitute
 from dpf_tf.keras_api import Kernel
 from dpf_tf.settings import Settings
 
@@ -48,7 +49,10 @@ class _State:
     watchers: weakref.WeakSet[Any] = dataclasses.field(default_factory=weakref.WeakSet)
     permitted: bool = False  # The next training step was prepared by `fit`'s callback.
     called: bool = False  # The layer was called to make its kernels.
+    made: bool = False  # The masks are.
     kernels: tuple[Kernel, ...] = ()
+    following: tuple[str, ...] = ()  # The followers that were asked for.
+    followers: tuple[Kernel, ...] = ()
     kept: tuple[str, ...] = ()  # What the method keeps for each kernel.
     penalties: list[Any] = dataclasses.field(default_factory=list)  # Last added.
     proved: set[str] = dataclasses.field(default_factory=set)
@@ -74,6 +78,8 @@ class PruneLowMagnitudeDPF:
         kernels: paths, below the layer, of the kernels to prune, for instance
             `["pointwise_kernel"]`. `None` chooses all but depthwise kernels and
             embeddings, or these where the layer has no others.
+        followers: weights of a batch norm, or a bias, that are masked where the filters
+            before them are pruned, once the masks are at rest; see `dpf_tf.Filters`.
         frozen: the masks never change again (`freeze_masks` sets it).
         **kwargs: `name`, `dtype` and `trainable`; by default the wrapped layer's.
 
@@ -128,6 +134,7 @@ class PruneLowMagnitudeDPF:
         structure: Any = None,
         method: Any = "dpf",
         kernels: list[str] | None = None,
+        followers: Sequence[str] = (),
         frozen: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -146,6 +153,7 @@ class PruneLowMagnitudeDPF:
             settings=settings,
             asked=settings,
             chosen=None if kernels is None else tuple(kernels),
+            following=tuple(followers),
             frozen=bool(frozen),
         )
         if self._has_all_kernels():
@@ -154,7 +162,7 @@ class PruneLowMagnitudeDPF:
     def build(self, input_shape: Any = None) -> None:
         """Builds the wrapped layer and makes its masks, all `True`."""
         super().build(input_shape)  # type: ignore[misc]
-        if not self._state.kernels:
+        if not self._state.made:
             if not (self._state.called or self._has_all_kernels()):
                 inputs = self._api.module.Input(batch_shape=tuple(input_shape))
                 layer_call.build(self.layer, (inputs,), {})
@@ -174,11 +182,15 @@ class PruneLowMagnitudeDPF:
         # `built` does not tell: Keras sets it for a composite without a `build` of its
         # own, whose sublayers are built by its first call.
         found = list(prunable.kernels(self.layer, frozen=True))
+        if self._state.following:
+            found += prunable.followers(self.layer)
         made = all(kernel.variable is not None for kernel in found)
         return bool(self.layer.built and found and made)
 
     def _make_masks(self) -> None:
-        chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
+        chosen: list[Kernel] = []
+        if not (self._state.following and self._state.chosen == ()):
+            chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
         self._check_structure(chosen)
         for kernel in chosen:
             shape = tuple(kernel.variable.shape)
@@ -187,7 +199,16 @@ class PruneLowMagnitudeDPF:
             for name, value in state.items():
                 self._add_state(kernel.path, name, np.asarray(value, np.float32))
             self._state.kept = tuple(state)
-        self._state.kernels = tuple(chosen)
+        followers = [
+            follower
+            for follower in prunable.followers(self.layer)
+            if follower.path in self._state.following
+        ]
+        for follower in followers:
+            ones = np.ones(tuple(follower.variable.shape), np.bool_)
+            self._add_state(follower.path, "mask", ones)
+        self._state.kernels, self._state.followers = tuple(chosen), tuple(followers)
+        self._state.made = True
 
     def _check_structure(self, kernels: list[Kernel]) -> None:
         structure = self.settings.structure
@@ -211,7 +232,7 @@ class PruneLowMagnitudeDPF:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its pruned kernels."""
         args, kwargs = layer_call.by_name(self.layer, args, kwargs)
-        if not self._state.kernels:
+        if not self._state.made:
             if not self._has_all_kernels():
                 layer_call.build(self.layer, args, kwargs)
                 self._state.called = True
@@ -244,7 +265,14 @@ class PruneLowMagnitudeDPF:
         self._state.proved.add(_mode(training))
 
     def _pruned(self) -> list[tuple[Kernel, tf.Tensor]]:
-        return [(kernel, self._prune(kernel)) for kernel in self._state.kernels]
+        kernels = [(kernel, self._prune(kernel)) for kernel in self._state.kernels]
+        return kernels + [(each, self._silence(each)) for each in self._state.followers]
+
+    def _silence(self, follower: Kernel) -> tf.Tensor:
+        read = self._api.dense
+        dense = read(follower.variable)
+        mask = read(getattr(self, _state_name(follower.path, "mask")))
+        return substitute(dense, masked(dense, mask), lambda x: masked(x, mask))
 
     def _prune(self, kernel: Kernel) -> tf.Tensor:
         method, read = self.settings.method, self._api.dense
@@ -336,12 +364,25 @@ class PruneLowMagnitudeDPF:
     def own_variables(self) -> list[Any]:
         """The masks, and what the method keeps beside them."""
         kept = [v for state in self.states.values() for v in state.values()]
-        return [*self.masks.values(), *kept]
+        return [*self.masks.values(), *kept, *self.followers]
+
+    @property
+    def followers(self) -> list[Any]:
+        """The masks of the weights that follow the filters."""
+        return [
+            getattr(self, _state_name(follower.path, "mask"))
+            for follower in self._state.followers
+        ]
+
+    @property
+    def computed(self) -> list[tuple[Any, tf.Tensor]]:
+        """The masked weights, and what the layer computes with in their place."""
+        return [(kernel.variable, value) for kernel, value in self._pruned()]
 
     @property
     def masked_kernels(self) -> dict[str, tf.Tensor]:
         """What the layer computes with: path -> tensor, zero where pruned."""
-        return {kernel.path: value for kernel, value in self._pruned()}
+        return {kernel.path: self._prune(kernel) for kernel in self._state.kernels}
 
     @property
     def frozen(self) -> bool:
@@ -415,12 +456,13 @@ class PruneLowMagnitudeDPF:
             structure=structures.serialize(self.settings.structure),
             method=methods.serialize(self.settings.method, keras),
             kernels=self._kernel_paths(),
+            followers=list(self._state.following),
             frozen=self._state.frozen,
         )
         return config
 
     def _kernel_paths(self) -> list[str] | None:
-        if self._state.kernels:  # By name: what the default chooses may change.
+        if self._state.made:  # By name: what the default chooses may change.
             return [kernel.path for kernel in self._state.kernels]
         return None if self._state.chosen is None else list(self._state.chosen)
 

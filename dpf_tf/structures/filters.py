@@ -38,17 +38,23 @@ class Filters(Structure):
     subclassed model, and in layers that are wrapped by themselves, each filter is a
     unit of its own.
 
-    Only kernels are masked: a pruned filter's bias and batch norm go on training, and
-    what they add to the next layers is kept by `shrink`.
+    While the masks move, only kernels are masked, as in the paper: through its bias and
+    batch norm a pruned filter still gives a constant, without which no gradient would
+    come back to it. Once the masks are at rest (in the part that `PruningCallback`
+    settles, or after `freeze_masks`) the channel is silenced.
 
     Args:
         keep_residual: keeps the channels that pass through an addition, so that only
             the inner filters of residual blocks are pruned.
+        silent: whether bias and batch norm of pruned filters are masked too, once the
+            masks are at rest, so that their channels are exactly zero. Otherwise
+            `shrink` keeps what their constants add to the next layers; where those pad
+            their input, a channel has to stay for it.
         norm: `"l2"`, or `"l1"`: the mean magnitude in place of the root of the mean
             square.
 
     Raises:
-        TypeError: if `keep_residual` is no bool.
+        TypeError: if `keep_residual` or `silent` is no bool.
         ValueError: if `norm` is unknown.
 
     Example:
@@ -80,14 +86,16 @@ class Filters(Structure):
     takes_unseen: ClassVar[bool] = False
 
     keep_residual: bool = False
+    silent: bool = True
     norm: str = "l2"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keep_residual, bool):
-            raise TypeError(
-                "`keep_residual` of Filters must be a bool. "
-                f"Received: {self.keep_residual!r}"
-            )
+        for name in ("keep_residual", "silent"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(
+                    f"`{name}` of Filters must be a bool. "
+                    f"Received: {getattr(self, name)!r}"
+                )
         if self.norm not in NORMS:
             raise ValueError(
                 f"`norm` of Filters must be one of {', '.join(map(repr, NORMS))}. "
@@ -145,6 +153,7 @@ class _FilterUnits(Units):
         super().__init__(paths, kernels)
         self._kernels, self._norm = self.shapes, norm
         self._axes = [prunable.filter_axes(kernel) for kernel in kernels]
+        self._ties, self._places = ties, list(kernels)
         numbers = _numbered(kernels, self._widths(), ties)
         # By kernel: the unit of each filter, -1 where it stays.
         self._units = numbers
@@ -215,11 +224,33 @@ class _FilterUnits(Units):
         return masks
 
     def kept(self, masks: Arrays) -> int:
+        return int(self._stays(masks).sum())
+
+    def channels(self, layer: Any, masks: Arrays) -> np.ndarray | None:
+        stays = self._stays(masks)
+        for place, units in zip(self._places, self._units, strict=True):
+            if place.owner is layer:
+                return (units < 0) | stays[units]
+        dead = {
+            raw
+            for place, units in zip(self._places, self._units, strict=True)
+            if id(place.owner) in self._ties.units
+            for raw, unit in zip(
+                self._ties.units[id(place.owner)].tolist(), units.tolist(), strict=True
+            )
+            if unit >= 0 and not stays[unit]
+        }
+        made = self._ties.units.get(id(layer))
+        if made is None:
+            return None
+        return np.array([unit not in dead for unit in made.tolist()])
+
+    def _stays(self, masks: Arrays) -> np.ndarray:
         stays = np.zeros(self._count, bool)
         for mask, axes, units in zip(masks, self._axes, self._units, strict=True):
             filters = _by_filter(mask, axes).any(0)
             stays[units[filters & (units >= 0)]] = True
-        return int(stays.sum())
+        return stays
 
     def _totals(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Sums values of filters over those of a unit."""

@@ -62,6 +62,10 @@ class Units:
         """Returns how many units masks keep."""
         return sum(int(np.count_nonzero(mask)) for mask in masks)
 
+    def channels(self, layer: Any, masks: Arrays) -> np.ndarray | None:
+        """Tells which channels of a layer's output are kept, if that is known."""
+        return None
+
     def size(self, pool: Pool) -> int:
         """Returns how many units a pool has."""
         return sum(math.prod(self.shapes[i]) for i in pool.indices)

@@ -1,0 +1,40 @@
+"""Silence: of pruned filters whose masks rest, bias and batch norm go as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dpf_tf.groups import Group, collect, views
+from dpf_tf.keras_api import shared_tensor
+
+
+def silence(model: Any, layers: list[tuple[str, Any]]) -> None:
+    """Masks the biases and batch norms of pruned filters.
+
+    Args:
+        model: a pruned model, or `None` where the layers are in none.
+        layers: its wrappers, as `(path, wrapper)`.
+    """
+    for group in collect(model, layers):
+        masks = views(group.masks)
+        for layer in group.layers:
+            if layer.followers:
+                channels = group.units.channels(layer.layer, masks)
+                if channels is not None:
+                    _assign(layer, channels)
+
+
+def unsilence(group: Group) -> None:
+    """Takes the masks of biases and batch norms off: the filters' masks move again."""
+    for layer in group.layers:
+        if layer.followers:
+            _assign(layer, np.ones(layer.followers[0].shape, np.bool_))
+
+
+def _assign(layer: Any, channels: np.ndarray) -> None:
+    for mask in layer.followers:
+        (now,) = views([mask])
+        if not np.array_equal(now, channels):
+            mask.assign(shared_tensor(channels.copy()))
