@@ -69,7 +69,7 @@ def normalize(model):
     model(images_of(model, 8), training=True)
     for layer in norms:
         mean, variance = values([layer.moving_mean, layer.moving_variance])
-        variance += 0.1
+        variance += 0.1 * variance.mean() + 1e-3
         shift = rng.uniform(-0.3, 0.3, mean.shape) * np.sqrt(variance)
         layer.moving_mean.assign(mean + shift)
         layer.moving_variance.assign(variance * rng.uniform(0.7, 1.5, mean.shape))
@@ -220,6 +220,12 @@ def excited(k, x):
     return conv(k, k.Multiply()([x, y]), "c", size=1)
 
 
+def scaled(k, x):
+    x = conv(k, x, "a")
+    y = k.Dense(4, activation="sigmoid", name="b")(k.GlobalMaxPooling2D()(x))
+    return conv(k, k.Multiply()([x, y]), "c", size=1)
+
+
 def depthwise(k, x):
     x = k.ReLU()(conv(k, x, "a", activation="tanh"))
     x = k.DepthwiseConv2D(3, depth_multiplier=2, padding="valid", name="middle")(x)
@@ -260,6 +266,11 @@ BODIES = {
     "pixels of padded": (sparse_pool, {"a": [0, 1, 2]}, {"a": 2}),
     "sum": (summed, {"a": [0, 1], "b": [0, 1]}, {"a": 3, "b": 3}),
     "product": (product, {"a": [1, 3], "b": [1, 3]}, {"a": 3, "b": 3}),
+    "scaled by a vector": (
+        scaled,
+        {"a": [1, 3], "b": [1, 3]},
+        {"a": 2, "b": 2},
+    ),
     "excitation": (
         excited,
         {"a": [1, 3], "b": [1, 3], "squeeze": [0]},
@@ -690,6 +701,14 @@ def test_positions_that_are_not_fixed_need_no_size(keras):
     np.testing.assert_allclose(small(images), model(images), atol=1e-5)
 
 
+def test_a_padding_of_unknown_size_keeps_its_constants(keras):
+    model = net(keras, padded, (None, None, 3))
+    zero(model.get_layer("a"), [0, 2])
+    with pytest.warns(UserWarning, match="a: 2 .not constant behind .*ZeroPadding2D"):
+        small = shrink(model)
+    assert widths(small, "a") == {"a": 4}
+
+
 def test_half_precision_shrinks(keras):
     keras.mixed_precision.set_global_policy("mixed_float16")
     model = net(keras, lambda k, x: conv(k, conv(k, x, "a"), "b", size=1))
@@ -698,6 +717,29 @@ def test_half_precision_shrinks(keras):
     assert widths(small, "a") == {"a": 2}
     assert small.get_layer("a").compute_dtype == "float16"
     assert_same_outputs(small, model, tolerance=5e-3)
+
+
+def test_models_of_several_inputs_and_outputs_shrink(keras):
+    layers = keras.layers
+    left, right = (
+        keras.Input((8, 8, n), name=name) for n, name in ((3, "l"), (2, "r"))
+    )
+    a, b = conv(layers, left, "a"), conv(layers, right, "b")
+    both = conv(layers, layers.Concatenate()([a, b]), "c", size=1)
+    ends = [layers.GlobalAveragePooling2D()(x) for x in (both, b)]
+    outputs = {"both": layers.Dense(2)(ends[0]), "b": ends[1]}
+    model = randomize(keras.Model({"l": left, "r": right}, outputs))
+    for name in "abc":
+        zero(model.get_layer(name), [1])
+    with pytest.warns(UserWarning, match="b: 1 .makes the model's output"):
+        small = shrink(model)
+    assert widths(small, "a", "b", "c") == {"a": 3, "b": 4, "c": 3}
+    rng = np.random.default_rng(0)
+    images = {"l": rng.normal(size=(2, 8, 8, 3)), "r": rng.normal(size=(2, 8, 8, 2))}
+    images = {name: x.astype("float32") for name, x in images.items()}
+    expected, found = model(images), small(images)
+    for name in outputs:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 
 
 def test_a_model_without_zero_filters_is_refused(keras):
