@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api, methods, prunable
+from dpf_tf.filter_choice import Taken, followers_of, with_ties
 from dpf_tf.graph import (
     check_layers,
     is_graph,
@@ -21,10 +22,9 @@ from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Choice, Selection
 from dpf_tf.settings import Settings
 from dpf_tf.structures import Filters
-from dpf_tf.ties import Ties, ties_of
+from dpf_tf.ties import ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
-Taken = tuple[str, Any, list[Kernel]]  # Path, layer, and which of its kernels.
 THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
 
 
@@ -298,10 +298,12 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
         _refuse_unknown(path, layer, selection)
     if isinstance(settings.structure, Filters):
         ties = ties_of(model, settings.structure.keep_residual)
-        taken, tied = _with_ties(model, ties, settings, selection, taken, already)
+        taken, tied = with_ties(
+            model, ties, settings.structure, selection, taken, already
+        )
         left += tied
         if settings.structure.silent:
-            following = _followers(model, ties, taken, already)
+            following = followers_of(model, ties, taken, already)
     new_layers = {
         id(layer): _wrap(layer, settings, chosen, following.pop(id(layer), []))
         for _, layer, chosen in taken
@@ -322,61 +324,6 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
     return rebuild(model, lambda layer: new_layers.get(id(layer), layer), "prune")
-
-
-def _with_ties(
-    model: Any,
-    ties: Ties,
-    settings: Settings,
-    selection: Selection,
-    taken: list[Taken],
-    already: list[Any],
-) -> tuple[list[Taken], list[str]]:
-    """Returns the layers of which filters can go, the depthwise ones among them.
-
-    And the paths of the others, with the reasons.
-    """
-    structure = settings.structure
-    chosen = [kernel for _, _, kernels in taken for kernel in kernels]
-    depthwise = [
-        (path, layer, kernel)
-        for path, layer in walk(model)
-        if id(layer) not in {id(other) for _, other, _ in taken}
-        for kernel in prunable.kernels(layer)
-        if kernel.kind == "depthwise" and not selection.excludes(path, layer, kernel)
-        if structure.refusal(kernel) is None
-    ]
-    free, tied = structure.settled(
-        [*(kernel for layer in already for kernel in layer.places), *chosen],
-        [kernel for _, _, kernel in depthwise],
-        ties,
-    )
-    goes = {id(kernel.variable) for kernel in free}
-    places = [*taken, *((path, layer, [kernel]) for path, layer, kernel in depthwise)]
-    found = [
-        (path, layer, [kernel for kernel in kernels if id(kernel.variable) in goes])
-        for path, layer, kernels in places
-    ]
-    left = [
-        f"{path}/{kernel.path} ({tied[id(kernel.variable)]})"
-        for path, _, kernels in taken
-        for kernel in kernels
-        if id(kernel.variable) in tied
-    ]
-    return [place for place in found if place[2]], left
-
-
-def _followers(
-    model: Any, ties: Ties, taken: list[Taken], already: list[Any]
-) -> dict[int, list[str]]:
-    """Returns the weights that follow filters that can go, by the id of their layer."""
-    pruned = {id(layer) for _, layer, _ in taken}
-    fixed = ties.fixed(pruned | {id(layer.layer) for layer in already})
-    return {
-        id(layer): [follower.path for follower in prunable.followers(layer)]
-        for _, layer in walk(model)
-        if layer.trainable and ties.reason(layer, fixed) is None
-    }
 
 
 def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:

@@ -375,6 +375,11 @@ class PruneLowMagnitudeDPF:
         ]
 
     @property
+    def following(self) -> tuple[Kernel, ...]:
+        """The weights that follow the filters: `followers` are their masks."""
+        return self._state.followers
+
+    @property
     def computed(self) -> list[tuple[Any, tf.Tensor]]:
         """The masked weights, and what the layer computes with in their place."""
         return [(kernel.variable, value) for kernel, value in self._pruned()]

@@ -43,7 +43,7 @@ ROOMS = (
     ("carriers", "channels", "constants"),
     ("ties",),
     ("batch_norm", "groups", "macs", "momentum", "plan"),
-    ("gradients", "silence"),
+    ("filter_choice", "gradients", "silence"),
     ("masks", "model", "strip", "updater"),
     ("magnitude", "shrink"),
     ("callbacks",),

@@ -15,6 +15,12 @@ body/dense/kernel         12x10      120    60    0.5000         62.50%
 pruned layers' kernels               192    96    0.5000
 whole model                          248   152    0.3871
 
+cost    parameters   MACs
+------  ----------  -----
+dense          248  1,426
+masked         152    790
+shrunk         248  1,426
+
 left dense:
 body/scale/depthwise  3x3x4x1  36  depthwise
 logits/kernel            10x1  10  makes the model's output"""
@@ -69,3 +75,51 @@ def test_the_numbers_are_those_of_the_masks_and_the_weights(keras):
 def test_the_report_is_plain_data(keras):
     found = report(keras)[1]
     assert json.loads(json.dumps(found)) == dict(found)
+
+
+def test_the_costs_are_those_of_the_stripped_and_of_the_shrunken_model(keras):
+    layers, images = keras.layers, keras.Input((8, 8, 3))
+    x = stem = layers.Conv2D(8, 3, padding="same", name="stem")(images)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.BatchNormalization()(layers.Conv2D(8, 1, use_bias=False)(x))
+    x = layers.Flatten()(layers.Add()([x, stem]))
+    x = layers.Dense(12, activation="relu", name="hidden")(x)
+    whole = keras.Model(images, layers.Dense(2)(x))
+    pruned = dpf_tf.prune_low_magnitude_dpf(
+        whole, dpf_tf.ConstantSparsity(0.5), structure=dpf_tf.Filters()
+    )
+    dpf_tf.MaskUpdater(pruned).update(0)
+    found = dpf_tf.sparsity_report(pruned)
+    sparse, small = dpf_tf.strip_pruning(pruned), dpf_tf.shrink(pruned)
+    macs = dpf_tf.count_macs(sparse)
+    assert found["cost"] == {
+        "dense": {"parameters": whole.count_params(), "macs": macs.dense},
+        "masked": {
+            "parameters": found["overall"]["kept"],
+            "macs": macs.sparse,
+        },
+        "shrunk": {
+            "parameters": small.count_params(),
+            "macs": dpf_tf.count_macs(small).dense,
+        },
+    }
+    filters = {k["path"]: (k["filters_kept"], k["filters"]) for k in found["kernels"]}
+    assert filters["hidden/kernel"] == (small.get_layer("hidden").units, 12)
+    assert filters["stem/kernel"] == (small.get_layer("stem").filters, 8)
+    assert f"{filters['stem/kernel'][0]} of 8" in str(found)
+
+
+def test_costs_that_cannot_be_told_are_none(keras):
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3)(images)
+    x = keras.layers.Conv2D(2, 1)(keras.layers.GlobalMaxPooling2D(keepdims=True)(x))
+    pruned = dpf_tf.prune_low_magnitude_dpf(
+        keras.Model(images, x), dpf_tf.ConstantSparsity(0.5)
+    )
+    dpf_tf.MaskUpdater(pruned).update(0)
+    cost = dpf_tf.sparsity_report(pruned)["cost"]
+    assert {form["macs"] for form in cost.values()} == {None}
+    assert cost["dense"]["parameters"] == 8 * 27 + 8 + 16 + 2
+    layer = dpf_tf.prune_low_magnitude_dpf(keras.layers.Dense(4), 0.5)
+    layer.build((None, 8))
+    assert dpf_tf.sparsity_report(layer)["cost"]["shrunk"]["parameters"] is None

@@ -6,6 +6,7 @@ import math
 import hypothesis
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 
 import dpf_tf
@@ -561,3 +562,133 @@ def test_blocks_prune_dense_layers_alone_unless_others_are_asked_for(keras):
         residual(keras), schedule, structure=dpf_tf.Block(1, 4), layers="stem|inner"
     )
     assert list(dpf_tf.get_masks(model)) == ["stem/kernel", "inner/kernel"]
+
+
+# Silence.
+
+
+def shifted(keras, **options):
+    """A residual net with batch norms whose shifts are not zero, and a loss."""
+    layers, images = keras.layers, keras.Input((8, 8, 2))
+    x = stem = layers.ReLU()(norm(keras, layers.Conv2D(8, 3, padding="same"), images))
+    x = layers.ReLU()(norm(keras, layers.Conv2D(6, 3, padding="same"), x))
+    x = norm(keras, layers.Conv2D(8, 3, padding="same", use_bias=False), x)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([x, stem])))
+    x = layers.Dense(10, activation="relu", bias_initializer="ones", name="hidden")(x)
+    model = keras.Model(images, layers.Dense(2)(x))
+    structure = dpf_tf.Filters(**options)
+    model = dpf_tf.prune(model, 0.5, structure=structure, allocation="uniform")
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    return model
+
+
+def norm(keras, layer, x):
+    ones = keras.initializers.Constant(0.3)
+    return keras.layers.BatchNormalization(beta_initializer=ones)(layer(x))
+
+
+def train(model, epochs=5, settle=0.2, *callbacks):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 8, 8, 2)).astype("float32")
+    y = rng.normal(size=(32, 2)).astype("float32")
+    model.fit(
+        x, y, 4, epochs=epochs, verbose=0, shuffle=False,
+        callbacks=[dpf_tf.PruningCallback(settle=settle), *callbacks],
+    )  # fmt: skip
+    return x
+
+
+def shifts(model):
+    """Returns which shifts are zero in what the model computes with."""
+    stripped = dpf_tf.strip_pruning(model)
+    return [
+        layer.beta.numpy() == 0 for layer in stripped.layers if hasattr(layer, "beta")
+    ]
+
+
+def dead(model):
+    """Returns which filters are pruned, by kernel."""
+    return [
+        ~mask.any(tuple(range(mask.ndim - 1)))
+        for mask in dpf_tf.get_masks(model).values()
+    ]
+
+
+def test_pruned_filters_are_silenced_when_the_masks_come_to_rest(keras):
+    model, seen = shifted(keras), []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            masks = [m.numpy() for x in pruned_layers(self.model) for m in x.followers]
+            seen.append(sum(int((~mask).sum()) for mask in masks))
+
+    x = train(model, 5, 0.2, Watch())
+    # 40 steps, of which the last 8 are settled; biases, scales and shifts.
+    gone = [2 * 4, 2 * 3, 2 * 4, 4, 3, 5]
+    assert seen == [0] * 33 + [sum(gone)] * 7
+    stem, inner, outer, hidden = dead(model)
+    for zero, expected in zip(shifts(model), (stem, inner, outer), strict=True):
+        assert zero.tolist() == expected.tolist()
+    assert (stem == outer).all()
+    assert (inner.sum(), hidden.sum()) == (3, 5)
+    small = dpf_tf.shrink(model)
+    assert small.get_layer("hidden").units == 5
+    np.testing.assert_allclose(
+        small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+    # No channel stays to carry a constant.
+    shapes = [tuple(w.shape) for w in small.weights if len(w.shape) == 4]
+    assert shapes == [(3, 3, 2, 4), (3, 3, 4, 3), (3, 3, 3, 4)]
+
+
+def test_without_silence_the_constants_stay_and_shrinking_keeps_them(keras):
+    model = shifted(keras, silent=False)
+    x = train(model)
+    assert not any(zero.any() for zero in shifts(model))
+    assert not any(layer.followers for layer in pruned_layers(model))
+    small = dpf_tf.shrink(model)
+    np.testing.assert_allclose(
+        small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+    shapes = [tuple(w.shape) for w in small.weights if len(w.shape) == 4]
+    assert shapes[1][2:] == (5, 4)  # One channel of each carries a constant.
+
+
+def test_masks_that_move_again_take_the_silence_back(keras):
+    model = shifted(keras)
+    train(model)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    with pytest.warns(UserWarning):  # The sparsity is set back.
+        train(model, 3, 0.0)
+    assert not any(zero.any() for zero in shifts(model))
+    dpf_tf.freeze_masks(model)
+    counts = [int(zero.sum()) for zero in shifts(model)]
+    assert counts == [int(each.sum()) for each in dead(model)[:3]]
+
+
+def test_silenced_weights_get_no_gradient_and_others_do(keras):
+    model = shifted(keras)
+    x = train(model)
+    dpf_tf.freeze_masks(model)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x, training=True)))
+    layers = pruned_layers(model)
+    places = [place for layer in layers for place in layer.following]
+    masks = [mask.numpy() for layer in layers for mask in layer.followers]
+    gradients = tape.gradient(loss, [place.variable for place in places])
+    moved = 0
+    for gradient, mask in zip(gradients, masks, strict=True):
+        assert not gradient.numpy()[~mask].any()
+        moved += gradient.numpy()[mask].any()
+    assert moved > len(masks) / 2  # Biases before a batch norm have none.
+
+
+def test_silence_is_saved_and_survives_a_break(keras, tmp_path):
+    model = shifted(keras)
+    train(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_bits_equal(state(loaded), state(model))
+    for ours, theirs in zip(shifts(loaded), shifts(model), strict=True):
+        assert (ours == theirs).all()
+        assert ours.any()
