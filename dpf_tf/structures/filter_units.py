@@ -70,7 +70,7 @@ class FilterUnits(Units):
     def pools(
         self, allocation: Any, sparsity: float, final_sparsity: float | None
     ) -> list[Pool]:
-        """Returns which sets of tied kernels are ranked together, and what they keep."""
+        """Returns which sets of tied kernels are ranked together; what each keeps."""
         paths = self.paths
         if isinstance(allocation, dict):  # A pattern may match any of the tied kernels.
             paths = [
