@@ -33,6 +33,7 @@ class Budget:
         sparsities: at which is compared.
         arms: what is compared, if `--arms` does not say otherwise.
         seeds: with which.
+        sparsity: what is meant by it.
     """
 
     recipe: str
@@ -40,6 +41,7 @@ class Budget:
     sparsities: tuple[float, ...]
     arms: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    sparsity: str = "sparsity of the pruned kernels"
 
 
 def _options(method: str, *options: str) -> Arm:
@@ -105,12 +107,12 @@ BUDGETS = {
     ("cifar10", "short"): Budget(
         "cifar10_resnet8_short", _COMMON, (0.9, 0.95), SCHEMES
     ),
-    # The sparsity is the share of filters, or of sets of tied ones.
     ("cifar10", "filters"): Budget(
         "cifar10_resnet8_short",
         _COMMON,
         (0.3, 0.5, 0.7),
         ("dense", *FILTERS),
+        sparsity="share of the filters that is pruned (tied ones count as one)",
     ),
     # Three times the epochs.
     ("cifar10", "long"): Budget(

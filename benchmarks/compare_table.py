@@ -16,6 +16,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from benchmarks import comparison, tables
+from benchmarks.budgets import BUDGETS
 from benchmarks.comparison import Score
 
 FLAGS = flags.FLAGS
@@ -29,7 +30,9 @@ DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 Scores = dict[str, dict[float, Score]]
 
 
-def draw(scores: Scores, record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+    scores: Scores, record: dict[str, Any], sparsity: str, path: pathlib.Path
+) -> None:
     """Draws a line for each arm: mean and standard deviation over the seeds."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -56,7 +59,7 @@ def draw(scores: Scores, record: dict[str, Any], path: pathlib.Path) -> None:
         dense = scores["dense"][0.0]
         axes.axhline(dense.mean, color="black", linewidth=1, label="dense")
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
-    axes.set_xlabel("sparsity of the pruned kernels")
+    axes.set_xlabel(sparsity)
     axes.set_ylabel("test accuracy, %, last epoch")
     axes.set_title(f"{record['model']}, {record['data']}, {record['epochs']} epochs")
     axes.grid(axis="y", alpha=0.3)
@@ -76,7 +79,7 @@ def main(_: list[str]) -> None:
     found = comparison.records(data, budget, results)
     chosen = [record for record in found if not arms or record["arm"] in arms]
     path = pathlib.Path(FLAGS.figure or DOCS / f"compare_{data}_{budget}.png")
-    draw(comparison.scores(chosen), chosen[0], path)
+    draw(comparison.scores(chosen), chosen[0], BUDGETS[data, budget].sparsity, path)
     print(f"Drawn: {path}")
 
 

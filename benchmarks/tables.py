@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import Any
 
 from benchmarks import comparison, export_tables, markdown
-from benchmarks.budgets import SCHEMES
+from benchmarks.budgets import BUDGETS, SCHEMES
 
 DOCS = markdown.ROOT / "docs"
 FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -251,8 +251,8 @@ def compare(
     first, last = (pick(records, key=lambda r: r["date"]) for pick in (min, max))
     return [
         f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
-        "last epoch in percent, mean and standard deviation of the seeds, by sparsity "
-        "of the pruned kernels:",
+        "last epoch in percent, mean and standard deviation of the seeds, by "
+        f"{BUDGETS[data, budget].sparsity}:",
         "",
         *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
         *(

@@ -141,8 +141,10 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         for layer in self._updater.layers:
             layer.permit(True)
         if self._bound > self._last_step and not self._silent:
-            self._silent = True
-            self._updater.silence()
+            self._bound = self._iterations()
+            if self._bound > self._last_step:
+                self._silent = True
+                self._updater.silence()
         step = self._find_due(self._bound)
         if step is None:
             return
