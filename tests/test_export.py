@@ -663,3 +663,13 @@ def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
     assert done.stderr.splitlines()[-1] == "Error: There is no file 'none.keras'."
     (tmp_path / "model.keras").write_text("something else")
     assert program.main([str(tmp_path / "model.keras"), "model.tflite"]) == 1
+
+
+def test_blocks_that_do_not_fill_the_inputs_are_exported_dense(keras, tmp_path):
+    model = keras.Sequential(
+        [keras.Input((126,)), keras.layers.Dense(64), keras.layers.Dense(4)]
+    )
+    sparse = dpf_tf.magnitude_prune(model, 0.9, dpf_tf.Block(1, 4))
+    report = dpf_tf.export_tflite(sparse, tmp_path / "model.tflite")
+    assert report["encoding"] == "dense"
+    assert "outputs differ" in report["files"]["sparse"]["refused"]

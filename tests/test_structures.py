@@ -149,6 +149,7 @@ CASES = {
     "gmp, 2 of 5": (type("", (GMP, UnevenGroups), {}), "gmp", dpf_tf.NofM(2, 5)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
+one_case_each = pytest.mark.parametrize("case", ["sfp", "dpf, blocks", "dpf, 2 of 4"])
 
 
 def pruned(keras, case, schedule=None):
@@ -190,7 +191,7 @@ def test_training_equals_the_definition_in_numpy(keras, case):
         np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=5e-6)
 
 
-@every_case
+@one_case_each
 def test_a_killed_fit_resumes_as_if_nothing_had_happened(keras, case, tmp_path):
     class Kill(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -210,7 +211,7 @@ def test_a_killed_fit_resumes_as_if_nothing_had_happened(keras, case, tmp_path):
     assert_bits_equal(state(resumed), state(whole))
 
 
-@every_case
+@one_case_each
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(keras, case, tmp_path):
     model = pruned(keras, case)
     fit(model, 3)

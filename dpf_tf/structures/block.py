@@ -28,7 +28,8 @@ class Block(Structure):
     number. The number of blocks that stay is exact: `n - round(sparsity * n)` of a pool
     of `n`. Where a side is no multiple of the block's, the rest of it makes smaller
     blocks; each counts as one, so that the share of zero *weights* can differ a little
-    from the target (`sparsity_report` tells it).
+    from the target (`sparsity_report` tells it). TFLite runs such a layer dense: its
+    converter gets the rest wrong, which `export_tflite` sees.
 
     Args:
         outputs: outputs of a block.
