@@ -44,7 +44,8 @@ class Case:
         structure: what is pruned as one.
         sparsity: share of it.
         layers: which kernels, where it is not the default.
-        constants: whether pruned channels leave constants behind, as trained ones do.
+        constants: whether pruned channels leave constants behind, as trained ones do
+            that are not silenced.
         target: the least ratio of times that is expected, if one is.
         memory_target: the largest ratio of memory, likewise.
     """
@@ -107,18 +108,19 @@ def leave_constants(model: Any) -> None:
 def measure(case: Case, seconds: float) -> dict[str, Any]:
     """Returns the ratios of a pruned model to the dense one, and both sizes."""
     keras.utils.set_random_seed(0)
-    model = case.build()
+    model, structure = case.build(), case.structure
     if case.constants:
         leave_constants(model)
+        structure = dataclasses.replace(structure, silent=False)
     pruned = dpf_tf.magnitude_prune(
         model,
         case.sparsity,
-        case.structure,
+        structure,
         allocation="uniform",
         layers=case.layers,
     )
     small = pruned
-    if isinstance(case.structure, dpf_tf.Filters):
+    if isinstance(structure, dpf_tf.Filters):
         small = dpf_tf.shrink(pruned)
     rng = np.random.default_rng(0)
     shape = (4, *model.inputs[0].shape[1:])
@@ -134,7 +136,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     found = [report["files"][report["encoding"]] for report in reports]
     return {
         "sparsity": case.sparsity,
-        "structure": str(case.structure),
+        "structure": str(structure),
         "encoding": reports[1]["encoding"],
         "rounds": len(first),
         "dense_ms": 1e3 * statistics.median(first),

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Collection
 from typing import Any
 
-from benchmarks import comparison, export_tables, markdown
+from benchmarks import comparison, export_tables, markdown, structure_tables
 from benchmarks.budgets import BUDGETS, SCHEMES
 
 DOCS = markdown.ROOT / "docs"
@@ -277,6 +277,7 @@ TABLES = {
     "export_sizes": export_tables.sizes,
     "export_matrix": export_tables.matrix,
     "emulated_arm": export_tables.emulated_arm,
+    "structured_latency": structure_tables.latency,
     "compare_fashion_mnist_short": functools.partial(
         compare, "fashion_mnist", "short", (*SCHEMES, "st3_kernel")
     ),

@@ -22,8 +22,8 @@ def shrink(model: Any) -> Any:
     an addition ties to it, which must be zero too. What its constant (its bias, batch
     norm's shift) added to the next layer is kept: in that layer's bias, or in the mean
     of the batch norm behind it. Where zeros are padded around the constant, one channel
-    stays in order to carry it. (If a layer of its own pads them, the input size must be
-    fixed.)
+    stays in order to carry it. (If a layer such as `ZeroPadding2D` pads them, the input
+    size must be fixed.)
 
     The given model stays as it is; the new one has its own variables. Outputs are equal
     at inference, up to rounding. A warning names zero filters that have to stay.

@@ -183,8 +183,9 @@ class MaskUpdater:
     def silence(self) -> None:
         """Masks bias and batch norm of pruned filters: the masks are at rest.
 
-        As `dpf_tf.Filters` says; other structures have nothing to silence. A later
-        update of the masks takes it back.
+        As `dpf_tf.Filters` says; other structures have nothing to silence. Call it some
+        steps before a training ends, so that the other weights can make up for the
+        constants that are gone. A later update of the masks takes it back.
         """
         silence(self._model, self._pruned_layers())
 

@@ -24,7 +24,8 @@ class SFP(Method):
 
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that
-    their network is sparse at the end of an epoch only.
+    their network is sparse only right after one. They rank each layer's filters by
+    themselves; here those that are tied are ranked, and go, as one (`dpf_tf.Filters`).
 
     Example:
 

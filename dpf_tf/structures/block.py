@@ -19,10 +19,11 @@ from dpf_tf.structures.units import Arrays, Units
 class Block(Structure):
     """Blocks of `outputs` times `inputs` weights, kept or pruned as one.
 
-    `Block(1, 4)` is four inputs that lie side by side, of one output: what TFLite reads
-    fast in a dense layer on float32 (1x16 on int8). By default dense layers are pruned
-    so, and nothing else: in convolutions blocks of zeros are not skipped by TFLite. Ask
-    for other kernels with `layers=`; their blocks run along the input channels.
+    `Block(1, 4)` is four inputs that lie side by side, of one output: TFLite computes
+    fast with these in dense layers of float32 (in `int8_full` its blocks are 1x16). By
+    default dense layers are pruned so, and nothing else: in convolutions TFLite skips
+    no blocks. Ask for other kernels with `layers=`; their blocks run along the input
+    channels.
 
     A block's score is the L2 norm of its weights, divided by the square root of their
     number. The number of blocks that stay is exact: `n - round(sparsity * n)` of a pool

@@ -24,15 +24,15 @@ class Filters(Structure):
     everywhere. Filters that make the same channel are one unit: those of layers whose
     outputs are added or multiplied, and the depthwise filter behind them. A unit's
     score is the L2 norm of all its weights, divided by the square root of their number,
-    so that layers compare. The number of units that stay is exact: `n - round(sparsity
-    * n)` of a pool of `n`, at least one of each layer. (The share of zero *weights* is
-    another: `sparsity_report` tells both.)
+    so that a large filter has no advantage. The number of units that stay is exact:
+    `n - round(sparsity * n)` of a pool of `n`, at least one of each layer. (The share
+    of zero *weights* differs from it: `sparsity_report` tells both.)
 
     The ties are found from the graph of a functional or sequential model. What cannot
     go stays: the channels of the model's outputs, and those that enter a layer that
     mixes or fixes them, such as layer normalization; `sparsity_report` tells why. In a
     subclassed model, and in layers that are wrapped by themselves, each filter is a
-    unit of its own.
+    unit of its own, which `shrink` cannot take out.
 
     While the masks move, only kernels are masked, as in the paper: through its bias and
     batch norm a pruned filter still gives a constant, without which no gradient would

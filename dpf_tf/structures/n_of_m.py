@@ -21,16 +21,15 @@ from dpf_tf.structures.units import Arrays, Units
 class NofM(Structure):
     """At most `n` weights of every `m` that lie side by side along the inputs.
 
-    `NofM(2, 4)` is what the sparse tensor cores of GPUs compute with. TFLite gains
-    nothing from it, neither in dense layers nor in convolutions, and dpf_tf's own
-    training neither: the masks are for a runtime that knows them.
+    `NofM(2, 4)` is what the sparse tensor cores of GPUs compute with. It makes nothing
+    faster in TFLite, neither dense layers nor convolutions, nor in the training: the
+    masks are for a runtime that knows them.
 
     The target sparsity is fixed: `1 - n / m`, 0.5 for 2:4. On a ramp towards it, the
     `n` largest of each group stay, and of the others the smallest go first, over all
     groups that are ranked together, so that the sparsity is exact at every step. Where
-    the inputs are no multiple of `m` the rest is a group of its own, filled up with
-    zeros in thought: it keeps `n` weights, or all if it has fewer, and the sparsity
-    stays a little below the target.
+    the inputs are no multiple of `m` the rest is a smaller group: it keeps `n` weights,
+    or all if it has fewer, and the sparsity stays a little below the target.
 
     Args:
         n: how many weights of a group stay.
