@@ -123,7 +123,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._next = 0  # First step that has not been looked at.
         self._start = 0
         self._last_step: float = math.inf  # Masks may change up to here.
-        self._silent = False  # They are at rest, and all has been told so.
+        self._last_due: float = math.inf  # The last step at which they will.
+        self._silent = False  # They are at rest, and pruned filters silent.
         self._first_epoch: int | None = None
         self._batch = 0
         self._flips = 0
@@ -140,11 +141,12 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             self._begin()
         for layer in self._updater.layers:
             layer.permit(True)
-        if self._bound > self._last_step and not self._silent:
-            self._bound = self._iterations()
-            if self._bound > self._last_step:
-                self._silent = True
-                self._updater.silence()
+        self._update_if_due()
+        if self._next > self._last_due and not self._silent:
+            self._silent = True
+            self._updater.silence()
+
+    def _update_if_due(self) -> None:
         step = self._find_due(self._bound)
         if step is None:
             return
@@ -205,6 +207,12 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                 "`dpf_tf.recalibrate_batch_norm` before the evaluation.",
                 stacklevel=2,
             )
+        if self._last_step < math.inf:
+            due = [
+                settings.schedule.last_update(int(self._last_step))
+                for settings in self._updater.settings
+            ]
+            self._last_due = max((t for t in due if t is not None), default=-1)
         self._check_executions(total)
         if total is not None:
             self._warn_of_short_training(total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,17 +34,13 @@ def cost_of(
     """
     left = _left_by_shrinking(model, masked)
     products = _products(model)
-    gone = [
-        math.prod(tuple(variable.shape)) - math.prod(shape)
-        for variable, shape in (left or {}).values()
-    ]
 
     def size(kernel: Any, form: str) -> int:
         if form == "masked":
             value = masked.get(id(kernel))
             return int(np.count_nonzero(kernel.numpy() if value is None else value))
-        if form == "shrunk" and left and id(kernel) in left:
-            return math.prod(left[id(kernel)][1])
+        if form == "shrunk" and left and id(kernel) in left.sizes:
+            return left.sizes[id(kernel)]
         return math.prod(tuple(kernel.shape))
 
     def macs_of(form: str) -> int | None:
@@ -60,7 +56,7 @@ def cost_of(
         "dense": {"parameters": weights, "macs": macs_of("dense")},
         "masked": {"parameters": weights - zeros, "macs": macs_of("masked")},
         "shrunk": {
-            "parameters": None if left is None else weights - sum(gone),
+            "parameters": None if left is None else weights - left.lost,
             "macs": None if left is None else macs_of("shrunk"),
         },
     }
@@ -74,20 +70,26 @@ def _products(model: Any) -> list[macs.Products] | None:
     return None if found.not_counted else list(found.layers.values())
 
 
-def _left_by_shrinking(
-    model: Any, masked: Mapping[int, np.ndarray]
-) -> dict[int, tuple[Any, tuple[int, ...]]] | None:
-    """Returns variables and the shapes that they would have, by the variables' ids."""
+class _Left(NamedTuple):
+    """What shrinking leaves: the variables' sizes, by id, and what is lost in all."""
+
+    sizes: dict[int, int]
+    lost: int
+
+
+def _left_by_shrinking(model: Any, masked: Mapping[int, np.ndarray]) -> _Left | None:
     if not (is_graph(model) and getattr(model, "outputs", None)):
         return None
     planned = plan(model, masked)
+    left = _Left({}, 0)
     if not planned.has_zero_filters:
-        return {}
+        return left
     layers = {id(node.layer): node.layer for node in planned.channels.nodes}
-    found = {}
     for key, of_layer in shapes(planned).items():
         for attribute, shape in of_layer.items():
-            variable = getattr(layers[key], attribute, None)
-            if variable is not None:  # A bias may be new.
-                found[id(variable)] = variable, shape
-    return found
+            size = math.prod(shape)
+            variable = getattr(layers[key], attribute, None)  # A bias may be new.
+            before = 0 if variable is None else math.prod(tuple(variable.shape))
+            left.sizes[id(variable)] = size
+            left = left._replace(lost=left.lost + before - size)
+    return left

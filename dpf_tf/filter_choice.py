@@ -14,6 +14,7 @@ from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Selection
 from dpf_tf.structures import Filters
 from dpf_tf.ties import Ties
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 Taken = tuple[str, Any, list[Kernel]]  # Path, layer, and which of its kernels.
 
@@ -35,6 +36,7 @@ def with_ties(
         (path, layer, kernel)
         for path, layer in walk(model)
         if id(layer) not in {id(other) for _, other, _ in taken}
+        and not isinstance(layer, PruneLowMagnitudeDPF)
         for kernel in prunable.kernels(layer)
         if kernel.kind == "depthwise" and not selection.excludes(path, layer, kernel)
         if structure.refusal(kernel) is None
@@ -60,15 +62,22 @@ def with_ties(
 
 
 def followers_of(
-    model: Any, ties: Ties, taken: list[Taken], already: list[Any]
+    model: Any,
+    ties: Ties,
+    selection: Selection,
+    taken: list[Taken],
+    already: list[Any],
 ) -> dict[int, list[str]]:
     """Returns the weights that follow filters that can go, by the id of their layer."""
     pruned = {id(layer) for _, layer, _ in taken}
     fixed = ties.fixed(pruned | {id(layer.layer) for layer in already})
-    return {
-        id(layer): [follower.path for follower in prunable.followers(layer)]
-        for _, layer in walk(model)
-        if layer.trainable
-        and prunable.followers(layer)
-        and ties.reason(layer, fixed) is None
+    found = {
+        id(layer): [
+            follower.path
+            for follower in prunable.followers(layer)
+            if not selection.excludes(path, layer, follower)
+        ]
+        for path, layer in walk(model)
+        if layer.trainable and ties.reason(layer, fixed) is None
     }
+    return {layer: paths for layer, paths in found.items() if paths}

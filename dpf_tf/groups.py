@@ -11,7 +11,7 @@ import tensorflow as tf
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api
 from dpf_tf.settings import Settings
-from dpf_tf.structures import Units
+from dpf_tf.structures import Filters, Units
 from dpf_tf.ties import ties_of
 
 
@@ -39,26 +39,32 @@ def movable(layers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [(path, x) for path, x in layers if x.trainable and not x.frozen]
 
 
-def collect(model: Any, layers: list[tuple[str, Any]]) -> list[Group]:
+def collect(
+    model: Any, layers: list[tuple[str, Any]], frozen: bool = False
+) -> list[Group]:
     """Returns the groups that a model's wrappers form.
 
     Args:
         model: the model, or `None` where the layers are in none.
         layers: its wrappers, as `(path, wrapper)`.
+        frozen: whether those take part, too, whose masks cannot change.
 
     Raises:
         ValueError: if a pattern of an allocation matches no kernel.
     """
     members: list[tuple[Settings, list[tuple[str, Any]]]] = []
-    for path, layer in movable(layers):
+    for path, layer in layers if frozen else movable(layers):
         for settings, alike in members:
             if settings == layer.settings:
                 alike.append((path, layer))
                 break
         else:
             members.append((layer.settings, [(path, layer)]))
-    groups = [_group(model, settings, found) for settings, found in members]
-    groups = [group for group in groups if group.kernels]
+    groups = [
+        _group(model, settings, found)
+        for settings, found in members
+        if any(layer.places for _, layer in found)
+    ]
     for group in groups:
         allocation = group.settings.allocation
         if isinstance(allocation, dict):
@@ -103,7 +109,8 @@ def missed_target(
     """
     for group in collect(model, layers):
         target = group.settings.schedule.final_sparsity
-        if target is None or not group.units.count:
+        ties_unknown = model is None and isinstance(group.settings.structure, Filters)
+        if target is None or ties_unknown or not group.units.count:
             continue
         kept = group.units.kept(views(group.masks))
         if kept > sum(pool.keep for pool in group.pools(target)):

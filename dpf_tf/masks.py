@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from dpf_tf import keras_api, methods
 from dpf_tf.graph import pruned_layers
-from dpf_tf.silence import silence
+from dpf_tf.groups import collect
+from dpf_tf.silence import silence, unsilence
 
 
 def get_masks(model: Any) -> dict[str, np.ndarray]:
@@ -112,6 +113,11 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
             )
     for path, array in arrays.items():
         variables[path].assign(array)
+    if all(layer.frozen for _, layer in layers):
+        silence(model, layers)
+    else:
+        for group in collect(model, layers, frozen=True):
+            unsilence(group)
 
 
 def freeze_masks(model: Any) -> None:

@@ -245,7 +245,10 @@ def _prune_layer(layer: Any, settings: Settings, selection: Selection) -> Any:
 
 
 def _wrap(
-    layer: Any, settings: Settings, chosen: list[Kernel], followers: Sequence[str] = ()
+    layer: Any,
+    settings: Settings,
+    chosen: list[Kernel],
+    followers: Sequence[str] | None = None,
 ) -> Any:
     usual = prunable.usual(list(prunable.kernels(layer)))
     default = bool(chosen) and [k.path for k in chosen] == [k.path for k in usual]
@@ -284,6 +287,7 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
             already.append(layer)
             continue
         if not layer.trainable and layer.weights:
+            left.append(f"{path} (frozen layer)")
             continue
         is_output = id(layer) in outputs
         chosen, skipped = selection.choose(path, layer, is_output)
@@ -297,15 +301,16 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
         left.extend(f"{path}/{kernel.path} ({why})" for kernel, why in skipped)
         _refuse_unknown(path, layer, selection)
     if isinstance(settings.structure, Filters):
+        _require_built(model)
         ties = ties_of(model, settings.structure.keep_residual)
         taken, tied = with_ties(
             model, ties, settings.structure, selection, taken, already
         )
         left += tied
         if settings.structure.silent:
-            following = followers_of(model, ties, taken, already)
+            following = followers_of(model, ties, selection, taken, already)
     new_layers = {
-        id(layer): _wrap(layer, settings, chosen, following.pop(id(layer), []))
+        id(layer): _wrap(layer, settings, chosen, following.pop(id(layer), ()))
         for _, layer, chosen in taken
     }
     if new_layers:
@@ -324,6 +329,14 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
     return rebuild(model, lambda layer: new_layers.get(id(layer), layer), "prune")
+
+
+def _require_built(model: Any) -> None:
+    if not getattr(model, "outputs", None):
+        raise ValueError(
+            f"The filters of '{model.name}' cannot be followed before it is built. "
+            "Build it, for instance with a `keras.Input` in front, before it is pruned."
+        )
 
 
 def _refuse_unknown(path: str, layer: Any, selection: Selection) -> None:

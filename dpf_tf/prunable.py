@@ -333,7 +333,7 @@ def followers(layer: Any) -> list[Kernel]:
     return [
         Kernel(name, weight, layer, name, "follower")
         for name, weight in found
-        if weight is not None and weight.trainable
+        if weight is not None
     ]
 
 

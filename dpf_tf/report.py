@@ -30,9 +30,10 @@ class SparsityReport(dict):
             rows.append(_row(k["path"], _shape(k["shape"]), k))
         rows.append(_row("pruned layers' kernels", "", self["pruned"]))
         rows.append(_row("whole model", "", self["overall"]))
-        if "filters" in self["kernels"][0]:
+        if any("filters" in k for k in self["kernels"]):
             filters = [
-                f"{k['filters_kept']} of {k['filters']}" for k in self["kernels"]
+                f"{k['filters_kept']} of {k['filters']}" if "filters" in k else ""
+                for k in self["kernels"]
             ]
             column = ["filters", *filters, "", ""]
             rows = [[*row, cell] for row, cell in zip(rows, column, strict=True)]

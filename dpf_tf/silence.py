@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from dpf_tf.groups import Group, collect, views
 from dpf_tf.keras_api import shared_tensor
@@ -17,13 +18,16 @@ def silence(model: Any, layers: list[tuple[str, Any]]) -> None:
         model: a pruned model, or `None` where the layers are in none.
         layers: its wrappers, as `(path, wrapper)`.
     """
-    for group in collect(model, layers):
+    if not any(layer.followers for _, layer in layers):
+        return
+    for group in collect(model, layers, frozen=True):
         masks = views(group.masks)
         for layer in group.layers:
             if layer.followers:
                 channels = group.units.channels(layer.layer, masks)
                 if channels is not None:
                     _assign(layer, channels)
+                    _forget(layer.layer, channels)
 
 
 def unsilence(group: Group) -> None:
@@ -38,3 +42,13 @@ def _assign(layer: Any, channels: np.ndarray) -> None:
         (now,) = views([mask])
         if not np.array_equal(now, channels):
             mask.assign(shared_tensor(channels.copy()))
+
+
+def _forget(layer: Any, channels: np.ndarray) -> None:
+    """Sets the mean of a batch norm without scale to that of a silent channel: zero.
+
+    Nothing else takes away what the mean of an earlier, live filter would add.
+    """
+    mean = getattr(layer, "moving_mean", None)
+    if mean is not None and getattr(layer, "gamma", None) is None:
+        mean.assign(tf.where(channels, tf.convert_to_tensor(mean), 0.0))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dpf_tf import keras_api, prunable
+from dpf_tf import prunable
 from dpf_tf.channels import Channels, trace_channels
 from dpf_tf.graph import is_graph
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Ties:
         for layer, path in self.makers.items():
             if layer not in pruned:
                 for unit in self.units[layer].tolist():
-                    reasons.setdefault(unit, f"tied to '{path}', which stays dense")
+                    reasons.setdefault(
+                        unit, f"tied to '{path}', which is not pruned with it"
+                    )
         return reasons
 
     def reason(self, layer: Any, fixed: dict[int, str]) -> str | None:
@@ -60,37 +63,59 @@ def ties_of(model: Any, keep_residual: bool = False) -> Ties:
     """Returns how the filters of a model hang together.
 
     Args:
-        model: any model; `None`, or a layer, has no ties.
+        model: any model; `None` has no ties, nor have layers that are in no graph.
         keep_residual: whether to keep all channels that pass through an addition.
     """
-    ties = Ties({}, {}, {})
-    offset = 0
-    for graph in [] if model is None else _graphs(model):
+    ties, offset = Ties({}, {}, {}), 0
+    alike: list[tuple[int, int]] = []  # Units of a layer that is in several graphs.
+    for graph in [] if model is None else _graphs(model, set()):
         channels = trace_channels(graph, keep_residual)
         for layer, units in channels.units.items():
-            ties.units[layer] = units + offset
+            if layer in ties.units:
+                pairs = zip(ties.units[layer], units + offset, strict=True)
+                alike += [(int(one), int(other)) for one, other in pairs]
+            else:
+                ties.units[layer] = units + offset
         for unit, reason in channels.kept.items():
             ties.kept[unit + offset] = reason
         ties.makers.update(_makers(channels))
-        offset = 1 + max((int(x.max()) for x in ties.units.values()), default=-1)
-    return ties
+        offset += 1 + max((int(x.max()) for x in channels.places.values()), default=-1)
+    return _united(ties, alike) if alike else ties
 
 
-def _graphs(model: Any) -> Iterator[Any]:
-    if is_graph(model):
-        if not getattr(model, "outputs", None):
-            raise ValueError(
-                f"The filters of '{model.name}' cannot be followed before it is built. "
-                "Build it, for instance with a `keras.Input` in front, before it is "
-                "pruned."
-            )
-        yield model
+def _united(ties: Ties, alike: list[tuple[int, int]]) -> Ties:
+    """Makes one unit of each pair; a reason to stay holds for both."""
+    parents: dict[int, int] = {}
+
+    def find(unit: int) -> int:
+        while unit in parents:
+            unit = parents[unit]
+        return unit
+
+    for one, other in alike:
+        if find(one) != find(other):
+            parents[find(other)] = find(one)
+    return Ties(
+        {
+            layer: np.array([find(unit) for unit in units.tolist()])
+            for layer, units in ties.units.items()
+        },
+        {find(unit): reason for unit, reason in ties.kept.items()},
+        ties.makers,
+    )
+
+
+def _graphs(layer: Any, seen: set[int]) -> Iterator[Any]:
+    """Yields the outermost graphs that are built."""
+    if id(layer) in seen or isinstance(layer, PruneLowMagnitudeDPF):
         return
-    api = keras_api.of(model)
-    if api is not None and not isinstance(model, api.module.Model):
-        return  # A layer by itself.
-    for _, child in prunable.sublayers(model):
-        yield from _graphs(child)
+    seen.add(id(layer))
+    if is_graph(layer):
+        if getattr(layer, "outputs", None):
+            yield layer
+        return
+    for _, child in prunable.sublayers(layer):
+        yield from _graphs(child, seen)
 
 
 def _makers(channels: Channels) -> dict[int, str]:

@@ -162,6 +162,7 @@ class MaskUpdater:
         steps = range(step if since is None else since, step + 1)
         settings = self._due_settings(steps)
         due = [group for group in self._collect() if group.settings in settings]
+        self._warn_of_stuck_kernels(due)
         self._late = [
             layer
             for _, layer in movable(self._pruned_layers())
@@ -366,6 +367,19 @@ class MaskUpdater:
                 "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
                 "before; to go on with the schedule, go on with the old count "
                 "(`optimizer.iterations`).",
+                stacklevel=4,
+            )
+
+    def _warn_of_stuck_kernels(self, groups: list[Group]) -> None:
+        """Names the kernels of which nothing can be pruned, once."""
+        stuck = {
+            path: why for group in groups for path, why in group.units.stuck.items()
+        }
+        if stuck and not self._begun:
+            told = "; ".join(f"{path}: {why}" for path, why in stuck.items())
+            warnings.warn(
+                f"No filter of these kernels can be pruned: {told}. Leave them dense "
+                "(`exclude=`), or prune what they are tied to as well.",
                 stacklevel=4,
             )
 

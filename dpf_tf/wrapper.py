@@ -79,7 +79,8 @@ class PruneLowMagnitudeDPF:
             `["pointwise_kernel"]`. `None` chooses all but depthwise kernels and
             embeddings, or these where the layer has no others.
         followers: weights of a batch norm, or a bias, that are masked where the filters
-            before them are pruned, once the masks are at rest; see `dpf_tf.Filters`.
+            before them are pruned, once the masks are at rest; see `dpf_tf.Filters`. By
+            default the layer's own bias, if whole filters are pruned.
         frozen: the masks never change again (`freeze_masks` sets it).
         **kwargs: `name`, `dtype` and `trainable`; by default the wrapped layer's.
 
@@ -134,7 +135,7 @@ class PruneLowMagnitudeDPF:
         structure: Any = None,
         method: Any = "dpf",
         kernels: list[str] | None = None,
-        followers: Sequence[str] = (),
+        followers: Sequence[str] | None = None,
         frozen: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -149,6 +150,8 @@ class PruneLowMagnitudeDPF:
         # A model of tf_keras asks this before it resets states.
         self.stateful = getattr(layer, "stateful", False)
         settings = Settings.checked(pruning_schedule, allocation, structure, method)
+        if followers is None:
+            followers = settings.structure.followers
         self._state = _State(
             settings=settings,
             asked=settings,

@@ -291,7 +291,7 @@ class Training:
         """Returns the sparsity from which on a model is a candidate for the best."""
         if not self.pruned or self.given_masks:
             return 0.0
-        if self.recipe.structure or self.method.structure != "unstructured":
+        if (self.recipe.structure or self.method.structure) != "unstructured":
             return 1e-9  # The share of zeros is not that of filters or blocks.
         report = dpf_tf.sparsity_report(self.model)
         # Of each kernel's weights a whole number is kept.
@@ -304,8 +304,9 @@ class Training:
             return 0
         steps = self.steps_per_epoch
         schedule = methods.schedule(self.method, self.recipe, steps)
+        rest = math.floor(steps * self.recipe.epochs * (1 - self.recipe.settle))
         for epoch in range(self.recipe.epochs):
-            last = schedule.last_update(steps * (epoch + 1) - 1)
+            last = schedule.last_update(min(rest, steps * (epoch + 1) - 1))
             if last is not None and schedule(last)[1] >= schedule.final_sparsity:
                 return epoch
         return self.recipe.epochs

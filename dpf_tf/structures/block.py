@@ -151,6 +151,8 @@ def no_inputs(kernel: Kernel) -> str | None:
     """Returns that a kernel has no axis of inputs, if it has none."""
     if prunable.input_axis(kernel) is None:
         return f"{kernel.kind} without input channels"
+    if not prunable.filter_axes(kernel):
+        return f"{kernel.kind} without output channels"
     return None
 
 

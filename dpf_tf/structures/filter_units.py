@@ -81,6 +81,18 @@ class FilterUnits(Units):
             allocation, paths, self.shapes, sparsity, final_sparsity
         )
 
+    @property
+    def stuck(self) -> dict[str, str]:
+        """Kernels whose filters all have to stay: path -> reason."""
+        fixed = self._ties.fixed({id(owner) for owner in self._owners})
+        return {
+            path: fixed[int(self._ties.units[id(owner)][0])]
+            for path, owner, units in zip(
+                self._kernel_paths, self._owners, self._units, strict=True
+            )
+            if (units < 0).all()
+        }
+
     def kernels_of(self, pool: Pool) -> list[int]:
         """Returns the numbers of the kernels whose units a pool has."""
         return sorted({k for i in pool.indices for k in self._members[i]})

@@ -39,6 +39,8 @@ class Filters(Structure):
     come back to it. Once the masks are at rest (in the part that `PruningCallback`
     settles, or after `freeze_masks`) the channel is silenced.
 
+    (Of a dict of patterns, the first that is found in any path of tied kernels counts.)
+
     Args:
         keep_residual: keeps the channels that pass through an addition, so that only
             the inner filters of residual blocks are pruned.
@@ -104,6 +106,11 @@ class Filters(Structure):
         if name == "Dense" or re.fullmatch(r"(Depthwise)?Conv\dD(Transpose)?", name):
             return None
         return "has no filters that can be pruned by themselves"
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """The bias, if filters are to be silent."""
+        return ("bias",) if self.silent else ()
 
     def settled(
         self, chosen: Sequence[Kernel], depthwise: Sequence[Kernel], ties: Any

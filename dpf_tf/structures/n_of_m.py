@@ -83,7 +83,7 @@ class NofM(Structure):
         if target is not None and not math.isclose(target, self.sparsity):
             raise ValueError(
                 f"{self} keeps {self.n} of {self.m} weights: its target sparsity is "
-                f"{self.sparsity:g}. Received: {target}"
+                f"{self.sparsity!r}. Received: {target!r}"
             )
 
     def refusal(self, kernel: Kernel) -> str | None:

@@ -67,6 +67,11 @@ class Structure:
         """
         return Units(paths, kernels)
 
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """What of a layer is masked, too, where all of a filter's weights are."""
+        return ()
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal structure."""
         return dataclasses.asdict(self)

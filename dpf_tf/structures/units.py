@@ -75,6 +75,11 @@ class Units:
         return list(pool.indices)
 
     @property
+    def stuck(self) -> dict[str, str]:
+        """Kernels of which nothing can be pruned: path -> reason."""
+        return {}
+
+    @property
     def count(self) -> int:
         """How many units there are."""
         return sum(map(math.prod, self.shapes))
