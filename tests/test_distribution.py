@@ -65,7 +65,11 @@ def test_every_scheme_on_two_replicas_equals_one(keras, method):
     report = schemes(keras)[method]
     assert report["difference"] < 1e-5
     assert report["masks_like_single"] == [True, True]
-    assert report["pruned"] == [round(0.8 * report["weights"])] * 2
+    if dpf_tf.methods.METHODS.get(method) is dpf_tf.methods.SFP:
+        assert len(set(report["pruned"])) == 1  # Of filters the share is exact.
+        assert report["pruned"][0] > 0.7 * report["weights"]
+    else:
+        assert report["pruned"] == [round(0.8 * report["weights"])] * 2
 
 
 @both
