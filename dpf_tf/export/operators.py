@@ -11,17 +11,9 @@ import dataclasses
 from typing import Any
 
 from dpf_tf import keras_api
+from dpf_tf.kinds import IDLE
 from dpf_tf.trace import Node, nodes_of, operation
 
-_VANISHING = {
-    "ActivityRegularization",
-    "AlphaDropout",
-    "Dropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "Identity",
-    "SpatialDropout2D",
-}
 # By name in either Keras or in TensorFlow: what becomes operators of one input that
 # work on each element. Others (selu, softplus, hard_sigmoid, ...) become several, with
 # constants among their inputs.
@@ -126,7 +118,7 @@ class _Row:
         layer, name = self.layer, keras_api.class_name(self.layer)
         if getattr(layer, "data_format", None) == "channels_first":
             return self.add("other", inputs, f"{name} with channels first")
-        if name in _VANISHING:
+        if name in IDLE:
             return inputs[0]
         if name == "Activation":
             return self.activated(inputs[0])
