@@ -251,7 +251,8 @@ def _wrap(
     followers: Sequence[str] | None = None,
 ) -> Any:
     usual = prunable.usual(list(prunable.kernels(layer)))
-    default = bool(chosen) and [k.path for k in chosen] == [k.path for k in usual]
+    default = [k.path for k in chosen] == [k.path for k in usual]
+    default = default and bool(chosen or not followers)  # Else it only follows.
     return PruneLowMagnitudeDPF(
         layer,
         settings.schedule,

@@ -51,6 +51,7 @@ def test_every_field_of_a_recipe_can_be_overridden_by_a_flag(given):
         "ramp_end": 0.6,
         "mask_period": 8,
         "allocation": "erk",
+        "structure": "filters",
         "settle": 0.0,
         "recalibrate_steps": 20,
         "finetune_epochs": 3,
