@@ -39,7 +39,7 @@ def cost_of(
         if form == "masked":
             value = masked.get(id(kernel))
             return int(np.count_nonzero(kernel.numpy() if value is None else value))
-        if form == "shrunk" and left and id(kernel) in left.sizes:
+        if form == "shrunk" and left is not None and id(kernel) in left.sizes:
             return left.sizes[id(kernel)]
         return math.prod(tuple(kernel.shape))
 
@@ -81,15 +81,16 @@ def _left_by_shrinking(model: Any, masked: Mapping[int, np.ndarray]) -> _Left | 
     if not (is_graph(model) and getattr(model, "outputs", None)):
         return None
     planned = plan(model, masked)
-    left = _Left({}, 0)
-    if not planned.has_zero_filters:
-        return left
-    layers = {id(node.layer): node.layer for node in planned.channels.nodes}
-    for key, of_layer in shapes(planned).items():
-        for attribute, shape in of_layer.items():
-            size = math.prod(shape)
-            variable = getattr(layers[key], attribute, None)  # A bias may be new.
-            before = 0 if variable is None else math.prod(tuple(variable.shape))
-            left.sizes[id(variable)] = size
-            left = left._replace(lost=left.lost + before - size)
-    return left
+    sizes: dict[int, int] = {}
+    lost = 0
+    if planned.has_zero_filters:
+        layers = {id(node.layer): node.layer for node in planned.channels.nodes}
+        for key, of_layer in shapes(planned).items():
+            for attribute, shape in of_layer.items():
+                size = math.prod(shape)
+                variable = getattr(layers[key], attribute, None)
+                lost -= size
+                if variable is not None:  # A bias may be new.
+                    sizes[id(variable)] = size
+                    lost += math.prod(tuple(variable.shape))
+    return _Left(sizes, lost)

@@ -6,78 +6,85 @@ and biases that follow them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from dpf_tf import prunable
 from dpf_tf.graph import walk
 from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Selection
 from dpf_tf.structures import Filters
-from dpf_tf.ties import Ties
+from dpf_tf.ties import ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 Taken = tuple[str, Any, list[Kernel]]  # Path, layer, and which of its kernels.
 
 
-def with_ties(
+class Choice(NamedTuple):
+    """What is wrapped.
+
+    Attributes:
+        taken: the layers that have filters that can go, depthwise ones included.
+        followers: the weights that follow these filters, by the id of their layer.
+        left: paths of the other kernels that were to be pruned, with the reasons.
+    """
+
+    taken: list[Taken]
+    followers: dict[int, list[str]]
+    left: list[str]
+
+
+def choose(
     model: Any,
-    ties: Ties,
     structure: Filters,
     selection: Selection,
-    taken: list[Taken],
+    wanted: list[Taken],
     already: list[Any],
-) -> tuple[list[Taken], list[str]]:
-    """Returns the layers of which filters can go, the depthwise ones among them.
+) -> Choice:
+    """Returns what is wrapped of a graph.
 
-    And the paths of the others, with the reasons.
+    Args:
+        model: the graph.
+        structure: how filters are pruned.
+        selection: what the user leaves out.
+        wanted: the layers whose filters are to be pruned.
+        already: the wrappers that the graph has.
     """
-    chosen = [kernel for _, _, kernels in taken for kernel in kernels]
-    depthwise = [
-        (path, layer, kernel)
-        for path, layer in walk(model)
-        if id(layer) not in {id(other) for _, other, _ in taken}
-        and not isinstance(layer, PruneLowMagnitudeDPF)
-        for kernel in prunable.kernels(layer)
-        if kernel.kind == "depthwise" and not selection.excludes(path, layer, kernel)
-        if structure.refusal(kernel) is None
-    ]
-    free, tied = structure.settled(
-        [*(kernel for layer in already for kernel in layer.places), *chosen],
-        [kernel for _, _, kernel in depthwise],
-        ties,
-    )
-    goes = {id(kernel.variable) for kernel in free}
-    places = [*taken, *((path, layer, [kernel]) for path, layer, kernel in depthwise)]
-    found = [
-        (path, layer, [kernel for kernel in kernels if id(kernel.variable) in goes])
-        for path, layer, kernels in places
-    ]
-    left = [
-        f"{path}/{kernel.path} ({tied[id(kernel.variable)]})"
-        for path, _, kernels in taken
-        for kernel in kernels
-        if id(kernel.variable) in tied
-    ]
-    return [place for place in found if place[2]], left
-
-
-def followers_of(
-    model: Any,
-    ties: Ties,
-    selection: Selection,
-    taken: list[Taken],
-    already: list[Any],
-) -> dict[int, list[str]]:
-    """Returns the weights that follow filters that can go, by the id of their layer."""
-    pruned = {id(layer) for _, layer, _ in taken}
-    fixed = ties.fixed(pruned | {id(layer.layer) for layer in already})
-    found = {
-        id(layer): [
+    ties = ties_of(model, structure.keep_residual)
+    places = [*wanted, *_depthwise(model, structure, selection, wanted)]
+    kernels = [kernel for layer in already for kernel in layer.places]
+    kernels += [kernel for _, _, chosen in places for kernel in chosen]
+    fixed = ties.fixed({id(kernel.owner) for kernel in kernels})
+    choice = Choice([], {}, [])
+    for number, (path, layer, chosen) in enumerate(places):
+        reasons = [ties.reason(kernel.owner, fixed) for kernel in chosen]
+        pairs = list(zip(chosen, reasons, strict=True))
+        free = [kernel for kernel, reason in pairs if reason is None]
+        if free:
+            choice.taken.append((path, layer, free))
+        if number < len(wanted):
+            choice.left.extend(f"{path}/{k.path} ({why})" for k, why in pairs if why)
+    for path, layer in walk(model):
+        names = [
             follower.path
             for follower in prunable.followers(layer)
             if not selection.excludes(path, layer, follower)
         ]
-        for path, layer in walk(model)
-        if layer.trainable and ties.reason(layer, fixed) is None
-    }
-    return {layer: paths for layer, paths in found.items() if paths}
+        follows = structure.silent and names and layer.trainable
+        if follows and ties.reason(layer, fixed) is None:
+            choice.followers[id(layer)] = names
+    return choice
+
+
+def _depthwise(
+    model: Any, structure: Filters, selection: Selection, wanted: list[Taken]
+) -> Iterator[Taken]:
+    """Yields the depthwise kernels that may go with others, though none asked."""
+    known = {id(layer) for _, layer, _ in wanted}
+    for path, layer in walk(model):
+        if id(layer) in known or isinstance(layer, PruneLowMagnitudeDPF):
+            continue
+        for kernel in prunable.kernels(layer):
+            stays = selection.excludes(path, layer, kernel) or structure.refusal(kernel)
+            if kernel.kind == "depthwise" and not stays:
+                yield path, layer, [kernel]

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from dpf_tf import keras_api, methods
 from dpf_tf.graph import pruned_layers
-from dpf_tf.groups import collect
 from dpf_tf.silence import silence, unsilence
 
 
@@ -116,8 +115,7 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
     if all(layer.frozen for _, layer in layers):
         silence(model, layers)
     else:
-        for group in collect(model, layers, frozen=True):
-            unsilence(group)
+        unsilence(layer for _, layer in layers)
 
 
 def freeze_masks(model: Any) -> None:

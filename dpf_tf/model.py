@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
-from dpf_tf import keras_api, methods, prunable
-from dpf_tf.filter_choice import Taken, followers_of, with_ties
+from dpf_tf import filter_choice, keras_api, methods, prunable
+from dpf_tf.filter_choice import Taken
 from dpf_tf.graph import (
     check_layers,
     is_graph,
@@ -22,7 +22,6 @@ from dpf_tf.keras_api import Kernel
 from dpf_tf.selection import Choice, Selection
 from dpf_tf.settings import Settings
 from dpf_tf.structures import Filters
-from dpf_tf.ties import ties_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
@@ -303,13 +302,11 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
         _refuse_unknown(path, layer, selection)
     if isinstance(settings.structure, Filters):
         _require_built(model)
-        ties = ties_of(model, settings.structure.keep_residual)
-        taken, tied = with_ties(
-            model, ties, settings.structure, selection, taken, already
+        choice = filter_choice.choose(
+            model, settings.structure, selection, taken, already
         )
-        left += tied
-        if settings.structure.silent:
-            following = followers_of(model, ties, selection, taken, already)
+        taken, following = choice.taken, choice.followers
+        left += choice.left
     new_layers = {
         id(layer): _wrap(layer, settings, chosen, following.pop(id(layer), ()))
         for _, layer, chosen in taken

@@ -204,11 +204,11 @@ def _structure(model: Any) -> tuple[Structure, Callable[[Any], str | None]]:
 def _left_elsewhere(model: Any) -> Iterator[tuple[str, Any, str]]:
     """The same for a subclassed model, or a layer by itself."""
     seen = set()
-    structure, _ = _structure(model)
     for path, wrapper in wrappers(model):
         for kernel in prunable.kernels(wrapper.layer, frozen=True):
             seen.add(id(kernel.variable))
-            reason = default_reason(kernel, False, structure) or "not selected"
+            reason = default_reason(kernel, False, wrapper.settings.structure)
+            reason = reason or "not selected"
             yield f"{path}/{kernel.path}", kernel.variable, reason
     for kernel in prunable.kernels(model, frozen=True):
         if id(kernel.variable) not in seen:

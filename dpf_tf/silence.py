@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf.groups import Group, collect, views
+from dpf_tf.groups import collect, views
 from dpf_tf.keras_api import shared_tensor
 
 
@@ -30,15 +31,15 @@ def silence(model: Any, layers: list[tuple[str, Any]]) -> None:
                     _forget(layer.layer, channels)
 
 
-def unsilence(group: Group) -> None:
+def unsilence(layers: Iterable[Any]) -> None:
     """Takes the masks of biases and batch norms off: the filters' masks move again."""
-    for layer in group.layers:
+    for layer in layers:
         if layer.followers:
-            _assign(layer, np.ones(layer.followers[0].shape, np.bool_))
+            _assign(layer, np.ones(layer.follower_masks[0].shape, np.bool_))
 
 
 def _assign(layer: Any, channels: np.ndarray) -> None:
-    for mask in layer.followers:
+    for mask in layer.follower_masks:
         (now,) = views([mask])
         if not np.array_equal(now, channels):
             mask.assign(shared_tensor(channels.copy()))

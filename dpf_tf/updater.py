@@ -271,7 +271,7 @@ class MaskUpdater:
                 f"Returned: {_described(new)}"
             )
         flips = threshold.count_flips(old, new)
-        unsilence(group)
+        unsilence(group.layers)
         self._restart(group, old, new, step)
         for mask, before, value in zip(group.masks, old, new, strict=True):
             if flips and value is not before:

@@ -51,7 +51,7 @@ class _State:
     called: bool = False  # The layer was called to make its kernels.
     made: bool = False  # The masks are.
     kernels: tuple[Kernel, ...] = ()
-    following: tuple[str, ...] = ()  # The followers that were asked for.
+    asked_followers: tuple[str, ...] = ()
     followers: tuple[Kernel, ...] = ()
     kept: tuple[str, ...] = ()  # What the method keeps for each kernel.
     penalties: list[Any] = dataclasses.field(default_factory=list)  # Last added.
@@ -156,7 +156,7 @@ class PruneLowMagnitudeDPF:
             settings=settings,
             asked=settings,
             chosen=None if kernels is None else tuple(kernels),
-            following=tuple(followers),
+            asked_followers=tuple(followers),
             frozen=bool(frozen),
         )
         if self._has_all_kernels():
@@ -185,14 +185,14 @@ class PruneLowMagnitudeDPF:
         # `built` does not tell: Keras sets it for a composite without a `build` of its
         # own, whose sublayers are built by its first call.
         found = list(prunable.kernels(self.layer, frozen=True))
-        if self._state.following:
+        if self._state.asked_followers:
             found += prunable.followers(self.layer)
         made = all(kernel.variable is not None for kernel in found)
         return bool(self.layer.built and found and made)
 
     def _make_masks(self) -> None:
         chosen: list[Kernel] = []
-        if not (self._state.following and self._state.chosen == ()):
+        if not (self._state.asked_followers and self._state.chosen == ()):
             chosen = eligible.kernels(self.layer, self.name, self._state.chosen)
         self._check_structure(chosen)
         for kernel in chosen:
@@ -205,7 +205,7 @@ class PruneLowMagnitudeDPF:
         followers = [
             follower
             for follower in prunable.followers(self.layer)
-            if follower.path in self._state.following
+            if follower.path in self._state.asked_followers
         ]
         for follower in followers:
             ones = np.ones(tuple(follower.variable.shape), np.bool_)
@@ -367,20 +367,20 @@ class PruneLowMagnitudeDPF:
     def own_variables(self) -> list[Any]:
         """The masks, and what the method keeps beside them."""
         kept = [v for state in self.states.values() for v in state.values()]
-        return [*self.masks.values(), *kept, *self.followers]
+        return [*self.masks.values(), *kept, *self.follower_masks]
 
     @property
-    def followers(self) -> list[Any]:
-        """The masks of the weights that follow the filters."""
+    def followers(self) -> tuple[Kernel, ...]:
+        """The biases and batch norm's weights that follow the filters."""
+        return self._state.followers
+
+    @property
+    def follower_masks(self) -> list[Any]:
+        """The masks of the followers: `False` where they are silenced."""
         return [
             getattr(self, _state_name(follower.path, "mask"))
             for follower in self._state.followers
         ]
-
-    @property
-    def following(self) -> tuple[Kernel, ...]:
-        """The weights that follow the filters: `followers` are their masks."""
-        return self._state.followers
 
     @property
     def computed(self) -> list[tuple[Any, tf.Tensor]]:
@@ -464,7 +464,7 @@ class PruneLowMagnitudeDPF:
             structure=structures.serialize(self.settings.structure),
             method=methods.serialize(self.settings.method, keras),
             kernels=self._kernel_paths(),
-            followers=list(self._state.following),
+            followers=list(self._state.asked_followers),
             frozen=self._state.frozen,
         )
         return config

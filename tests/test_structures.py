@@ -621,7 +621,9 @@ def test_pruned_filters_are_silenced_when_the_masks_come_to_rest(keras):
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            masks = [m.numpy() for x in pruned_layers(self.model) for m in x.followers]
+            masks = [
+                m.numpy() for x in pruned_layers(self.model) for m in x.follower_masks
+            ]
             seen.append(sum(int((~mask).sum()) for mask in masks))
 
     x = train(model, 5, 0.2, Watch())
@@ -647,7 +649,7 @@ def test_without_silence_the_constants_stay_and_shrinking_keeps_them(keras):
     model = shifted(keras, silent=False)
     x = train(model)
     assert not any(zero.any() for zero in shifts(model))
-    assert not any(layer.followers for layer in pruned_layers(model))
+    assert not any(layer.follower_masks for layer in pruned_layers(model))
     small = dpf_tf.shrink(model)
     np.testing.assert_allclose(
         small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
@@ -675,8 +677,8 @@ def test_silenced_weights_get_no_gradient_and_others_do(keras):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(x, training=True)))
     layers = pruned_layers(model)
-    places = [place for layer in layers for place in layer.following]
-    masks = [mask.numpy() for layer in layers for mask in layer.followers]
+    places = [place for layer in layers for place in layer.followers]
+    masks = [mask.numpy() for layer in layers for mask in layer.follower_masks]
     gradients = tape.gradient(loss, [place.variable for place in places])
     moved = 0
     for gradient, mask in zip(gradients, masks, strict=True):
@@ -716,9 +718,9 @@ def halved(keras, model, **options):
 def followers_off(model):
     """Counts the silenced entries of each layer that has followers."""
     return [
-        int((~layer.followers[0].numpy()).sum())
+        int((~layer.follower_masks[0].numpy()).sum())
         for layer in pruned_layers(model)
-        if layer.followers
+        if layer.follower_masks
     ]
 
 

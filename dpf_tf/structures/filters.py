@@ -112,30 +112,6 @@ class Filters(Structure):
         """The bias, if filters are to be silent."""
         return ("bias",) if self.silent else ()
 
-    def settled(
-        self, chosen: Sequence[Kernel], depthwise: Sequence[Kernel], ties: Any
-    ) -> tuple[list[Kernel], dict[int, str]]:
-        """Returns which kernels are pruned, and why others are not.
-
-        Args:
-            chosen: the kernels whose filters are to be pruned.
-            depthwise: those that go with them, where a channel's filters go.
-            ties: how the model's filters hang together.
-
-        Returns:
-            The kernels that have filters that can go, depthwise ones included, and the
-            reasons for those of `chosen` that have none, by `id(kernel.variable)`.
-        """
-        fixed = ties.fixed({id(kernel.owner) for kernel in (*chosen, *depthwise)})
-        taken, left = [], {}
-        for kernel in (*chosen, *depthwise):
-            reason = ties.reason(kernel.owner, fixed)
-            if reason is None:
-                taken.append(kernel)
-            else:
-                left[id(kernel.variable)] = reason
-        return taken, left
-
     def units(
         self, paths: Sequence[str], kernels: Sequence[Kernel], ties: Any
     ) -> Units:

@@ -31,9 +31,7 @@ class Units:
         shapes: the arrays' shapes.
     """
 
-    def __init__(
-        self, paths: Sequence[str], kernels: Sequence[Kernel], ties: Any = None
-    ) -> None:
+    def __init__(self, paths: Sequence[str], kernels: Sequence[Kernel]) -> None:
         self.paths = list(paths)
         self.shapes = [tuple(kernel.variable.shape) for kernel in kernels]
 
