@@ -29,7 +29,7 @@ from dpf_tf import (
     schedules,
     structures,
 )
-from dpf_tf.feedback import masked, probe_of, substitute
+from dpf_tf.feedback import bounded, masked, probe_of, substitute
 from dpf_tf.keras_api import Kernel
 from dpf_tf.settings import Settings
 
@@ -291,6 +291,8 @@ class PruneLowMagnitudeDPF:
             return substitute(probe, pruned, lambda upstream: upstream)
 
         def backward(upstream: tf.Tensor) -> tf.Tensor:
+            if method.bounded:
+                upstream = bounded(upstream, mask, prunable.filter_axes(kernel))
             return method.backward(upstream, dense, mask, state)
 
         return substitute(dense, pruned, backward)

@@ -50,13 +50,22 @@ def make(keras, method, schedule=TARGET, **options):
     return model
 
 
+def bound(gradient, mask):
+    """Columns without a weight get no larger gradients than the others, on average."""
+    living, dead = mask.any(0), ~mask.any(0)
+    if not (living.any() and dead.any()):
+        return gradient
+    ratio = (gradient[:, living] ** 2).mean() / (gradient[:, dead] ** 2).mean()
+    return np.where(living, gradient, min(1, ratio) ** 0.5 * gradient)
+
+
 # The definitions, once more and as plainly as can be.
 
 
 class Definition:
     """A scheme in NumPy: float64, sorted lists, one step at a time."""
 
-    masked_gradient, cleared = False, ()
+    masked_gradient, bounded, cleared = False, True, ()
     pruned_gradient, pruned_decay = 1, 0
 
     def __init__(self, parameters):
@@ -110,6 +119,8 @@ class Definition:
                 if self.masked_gradient:
                     gradient = np.where(self.masks[i // 2], gradient, 0)
                 mask, kernel = self.masks[i // 2], self.parameters[i]
+                if self.bounded:
+                    gradient = bound(gradient, mask)
                 gradient = np.where(mask, gradient, self.pruned_gradient * gradient)
                 gradient = gradient + np.where(mask, 0, self.pruned_decay * kernel)
                 gradient = gradient + 2 * L2 * kernel
@@ -284,7 +295,7 @@ class DSR(DropAndGrow):
 
 
 class SparseMomentum(DropAndGrow):
-    masked_gradient, cleared = False, ("parameters",)
+    masked_gradient, bounded, cleared = False, False, ("parameters",)
     period, share = 10, 0.5
 
     def growth(self):
@@ -328,6 +339,7 @@ def test_every_scheme_of_single_weights_is_held_to_a_definition():
 
 
 LEVERS = [
+    ("dpf", {"bounded": False}),
     ("dpf", {"pruned_gradient": 0.4}),
     ("dpf", {"pruned_decay": 0.05}),
     ("straight_through", {"pruned_gradient": 0.5, "pruned_decay": 0.02}),

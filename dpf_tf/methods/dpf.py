@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from dpf_tf.methods.method import Method, State, require_number
+from dpf_tf.methods.method import Method, State, require_bool, require_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,10 +15,15 @@ class DPF(Method):
 
     The largest dense weights are kept; all of them get the gradient of the pruned ones,
     so that one pruned too early can come back, with the value that it has by then.
-    Momentum is dense and stays as it is. With the options left alone this is the paper;
-    they are levers on the weights that go in and out to the end of training.
+    Momentum is dense and stays as it is. This is the paper, but for one thing: where a
+    whole output filter is pruned its gradient is bounded, for behind a batch norm it is
+    30 to 300 times the usual. `bounded=False` is the paper to the letter. The other
+    options are levers on the weights that go in and out to the end of training.
 
     Args:
+        bounded: keeps the gradient of filters without a single weight from being larger
+            than that of the living filters of their kernel (in the root of the mean
+            square; on each replica, by its own gradient).
         pruned_gradient: factor on the gradient of pruned weights; 1 is the paper.
         pruned_decay: weight decay of the pruned weights alone, on top of any
             regularizer; 0 is the paper. It is a loss of the layer, half of it times the
@@ -26,14 +31,14 @@ class DPF(Method):
             `model.losses`.
 
     Raises:
-        TypeError: if an option is no number.
-        ValueError: if it is negative.
+        TypeError: if an option has the wrong type.
+        ValueError: if a number is negative.
 
     Example:
 
         >>> import dpf_tf
         >>> dpf_tf.methods.DPF(pruned_gradient=0.5)
-        DPF(pruned_gradient=0.5, pruned_decay=0.0)
+        DPF(bounded=True, pruned_gradient=0.5, pruned_decay=0.0)
 
     References:
         Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020, algorithm 1. A
@@ -43,10 +48,12 @@ class DPF(Method):
         Networks From Scratch" (SR-STE), ICLR 2021.
     """
 
+    bounded: bool = True
     pruned_gradient: float = 1.0
     pruned_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        require_bool(self, "bounded")
         require_number(self, "pruned_gradient")
         require_number(self, "pruned_decay")
 

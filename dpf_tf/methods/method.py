@@ -6,7 +6,7 @@
     masks      the new masks, at a step at which the schedule wants them recomputed
 
 A scheme of one's own is a frozen dataclass; what it leaves out is as in dynamic pruning
-with feedback.
+with feedback, but for the bound on the gradient of dead filters.
 """
 
 from __future__ import annotations
@@ -103,6 +103,11 @@ class Method:
         """Returns the dense kernel's gradient; `upstream` is that of the pruned one."""
         return upstream
 
+    @property
+    def bounded(self) -> bool:
+        """Whether dead filters get a bounded gradient (`feedback.bounded`)."""
+        return False
+
     def penalty(self, kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor | None:
         """Returns a scalar to add to the model's losses, or `None` for nothing."""
         return None
@@ -119,6 +124,15 @@ class Method:
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes the scheme from its options."""
         return cls(**config)
+
+
+def require_bool(method: Method, name: str) -> None:
+    """Raises TypeError if an option of a scheme is no bool."""
+    value = getattr(method, name)
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` of {type(method).__name__} must be a bool. Received: {value!r}"
+        )
 
 
 def require_number(

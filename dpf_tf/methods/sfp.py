@@ -24,8 +24,9 @@ class SFP(Method):
 
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that
-    their network is sparse only right after one. They rank each layer's filters by
-    themselves; here those that are tied are ranked, and go, as one (`dpf_tf.Filters`).
+    their network is sparse only right after one. So the gradient of pruned filters has
+    to be bounded here, as in `DPF`. They rank each layer's filters by themselves; here
+    those that are tied are ranked, and go, as one (`dpf_tf.Filters`).
 
     Example:
 
@@ -43,6 +44,7 @@ class SFP(Method):
     structure: ClassVar[str] = "filters"
     only_for: ClassVar[str | None] = "filters"
     restarts: ClassVar[frozenset[str]] = frozenset({"pruned_weights"})
+    bounded: ClassVar[bool] = True
 
     def schedule(self, target: float) -> Any:
         """Returns one sparsity, and updates once an epoch."""

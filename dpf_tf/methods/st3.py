@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf.methods.dpf import DPF
-from dpf_tf.methods.method import State
+from dpf_tf.methods.method import State, require_bool
 from dpf_tf.methods.round import Round
 
 RESCALES = ("filter", "kernel", "none")
@@ -33,6 +33,7 @@ class ST3(DPF):
             keeps the L1 norm of each kernel's kept weights; `"none"` is no scale.
         sigma: divides magnitudes by the standard deviation of He's initialization of
             their kernel before they are ranked (ST-3-sigma).
+        bounded: see `DPF`.
         pruned_gradient: see `DPF`.
         pruned_decay: see `DPF`.
 
@@ -63,8 +64,7 @@ class ST3(DPF):
                 f"`rescale` of ST3 must be one of {', '.join(map(repr, RESCALES))}. "
                 f"Received: {self.rescale!r}"
             )
-        if not isinstance(self.sigma, bool):
-            raise TypeError(f"`sigma` of ST3 must be a bool. Received: {self.sigma!r}")
+        require_bool(self, "sigma")
 
     def check(self, schedule: Any, allocation: Any) -> None:
         """Refuses magnitudes that are not those of the threshold."""

@@ -17,12 +17,13 @@ class StraightThrough(DPF):
     callable must be due at every step.
 
     Args:
+        bounded: see `DPF`.
         pruned_gradient: see `DPF`.
         pruned_decay: see `DPF`.
 
     Raises:
-        TypeError: if an option is no number.
-        ValueError: if it is negative.
+        TypeError: if an option has the wrong type.
+        ValueError: if a number is negative.
 
     Example:
 
