@@ -52,13 +52,15 @@ SCHEMES = (
     "dense",
     *(k for k, x in dpf_tf.methods.METHODS.items() if x.structure == "unstructured"),
 )
-# One lever on the feedback at a time, then together.
+# One lever on the feedback at a time, then together. Unbounded DPF is the paper's.
 LEVERS = {
     "dpf_settle25": Arm(("--method=dpf", "--settle=0.25")),
+    "dpf_unbounded": _options("dpf", "bounded=false"),
     "dpf_gradient50": _options("dpf", "pruned_gradient=0.5"),
     "dpf_gradient20": _options("dpf", "pruned_gradient=0.2"),
     "dpf_decay": _options("dpf", "pruned_decay=0.0002"),
     "dpf_decay10": _options("dpf", "pruned_decay=0.002"),
+    "st3_unbounded": _options("st3", "bounded=false"),
     "st3_kernel": _options("st3", "rescale=kernel"),
     "st3_none": _options("st3", "rescale=none"),
     "st3_sigma": _options("st3", "sigma=true"),
