@@ -101,10 +101,13 @@ ARMS = {
     **FILTERS,
 }
 
-_COMMON = ("--settle=0.05", "--recalibrate_steps=50", "--dtype_policy=float32")
+_COMMON = ("--settle=0.05", "--recalibrate_steps=50")
 BUDGETS = {
     ("fashion_mnist", "short"): Budget(
-        "fashion_mnist_convnet_short", _COMMON, (0.8, 0.9, 0.95, 0.98), SCHEMES
+        "fashion_mnist_convnet_short",
+        (*_COMMON, "--dtype_policy=float32"),
+        (0.8, 0.9, 0.95, 0.98),
+        SCHEMES,
     ),
     ("cifar10", "short"): Budget(
         "cifar10_resnet8_short", _COMMON, (0.9, 0.95), SCHEMES
