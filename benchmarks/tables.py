@@ -281,9 +281,6 @@ TABLES = {
     "compare_fashion_mnist_short": functools.partial(
         compare, "fashion_mnist", "short", (*SCHEMES, "st3_kernel")
     ),
-    "compare_cifar10_short": functools.partial(
-        compare, "cifar10", "short", (*SCHEMES, "st3_kernel")
-    ),
 }
 
 

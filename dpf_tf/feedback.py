@@ -121,10 +121,10 @@ def bounded(
 
         >>> import tensorflow as tf
         >>> from dpf_tf.feedback import bounded
-        >>> gradient = tf.constant([[3.0, 60.0, 80.0], [4.0, 0.0, 0.0]])
-        >>> mask = tf.constant([[True, False, False], [False, False, False]])
-        >>> bounded(gradient, mask, [1]).numpy().round(3).tolist()
-        [[3.0, 4.243, 5.657], [4.0, 0.0, 0.0]]
+        >>> gradient = tf.constant([[3.0, 30.0], [4.0, 40.0]])
+        >>> mask = tf.constant([[True, False], [False, False]])
+        >>> bounded(gradient, mask, [1]).numpy().tolist()
+        [[3.0, 3.0], [4.0, 4.0]]
     """
     within = [axis for axis in range(len(mask.shape)) if axis not in filters]
     living = tf.reduce_any(mask, within, keepdims=True)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import dpf_tf
 from tests.helpers import assert_bits_equal, pruned_layers, state_variables, values
+from tests.test_methods import bound
 
 FREQUENCY, RAMP_END = 16, 150
 
@@ -80,7 +81,8 @@ class NumpyDPF:
         found = []
         for i in reversed(range(len(kernels))):
             penalty = 2 * self.l2 * kernels[i]
-            found = [inputs[i].T @ upstream + penalty, upstream.sum(0), *found]
+            gradient = bound(inputs[i].T @ upstream, self.masks[i])
+            found = [gradient + penalty, upstream.sum(0), *found]
             if i:
                 upstream = (upstream @ pruned[i].T) * (sums[i - 1] > 0)
         return found
