@@ -97,9 +97,7 @@ def masked(kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.where(mask, kernel, tf.zeros([], kernel.dtype))
 
 
-def bounded(
-    gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]
-) -> tf.Tensor:
+def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.Tensor:
     """Returns a gradient in which dead filters move no faster than the living ones.
 
     Behind a batch norm the channel of a filter without a single weight has no variance,

@@ -52,10 +52,11 @@ def make(keras, method, schedule=TARGET, **options):
 
 def bound(gradient, mask):
     """Columns without a weight get no larger gradients than the others, on average."""
-    living, dead = mask.any(0), ~mask.any(0)
+    living = mask.any(0)
+    dead = gradient[:, ~living]
     if not (living.any() and dead.any()):
         return gradient
-    ratio = (gradient[:, living] ** 2).mean() / (gradient[:, dead] ** 2).mean()
+    ratio = (gradient[:, living] ** 2).mean() / (dead**2).mean()
     return np.where(living, gradient, min(1, ratio) ** 0.5 * gradient)
 
 
