@@ -98,7 +98,7 @@ def masked(kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.Tensor:
-    """Returns a gradient in which dead filters move no faster than the living ones.
+    """Returns a gradient that is no longer for dead filters than for living ones.
 
     Behind a batch norm the channel of a filter without a single weight has no variance,
     so that what comes back to it is `1 / sqrt(epsilon)` times the usual: 30 to 300
@@ -111,9 +111,9 @@ def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.
         filters: the axes that tell the filters apart.
 
     Returns:
-        The gradient, that of all dead filters multiplied by one factor, at most 1, so
-        that the root of their mean square is at most that of the living filters.
-        Without living filters, the gradient as it is.
+        The gradient, that of all dead filters multiplied by one factor, so that none of
+        theirs is longer (in its L2 norm) than the longest of a living filter. If there
+        is none longer, or no living one gets any, the gradient as it is.
 
     Example:
 
@@ -127,14 +127,7 @@ def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.
     within = [axis for axis in range(len(mask.shape)) if axis not in filters]
     living = tf.reduce_any(mask, within, keepdims=True)
     squares = tf.reduce_sum(tf.square(gradient), within, keepdims=True)
-    alive = tf.cast(living, squares.dtype)
-
-    def mean(weights: tf.Tensor) -> tf.Tensor:
-        return tf.math.divide_no_nan(
-            tf.reduce_sum(squares * weights), tf.reduce_sum(weights)
-        )
-
-    ratio = tf.math.divide_no_nan(mean(alive), mean(1 - alive))
-    factor = tf.sqrt(tf.minimum(ratio, 1))
-    whole = living | tf.logical_not(tf.reduce_any(living))
-    return tf.where(whole, gradient, factor * gradient)
+    longest = tf.reduce_max(squares)
+    bound = tf.reduce_max(masked(squares, living))
+    factor = tf.sqrt(tf.math.divide_no_nan(bound, longest))
+    return gradient * tf.where(living | (bound == 0.0), 1.0, factor)

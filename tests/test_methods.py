@@ -51,13 +51,12 @@ def make(keras, method, schedule=TARGET, **options):
 
 
 def bound(gradient, mask):
-    """Columns without a weight get no larger gradients than the others, on average."""
-    living = mask.any(0)
-    dead = gradient[:, ~living]
-    if not (living.any() and dead.any()):
+    """No column without a weight gets a longer gradient than the longest other."""
+    living, lengths = mask.any(0), np.linalg.norm(gradient, axis=0)
+    if not living.any() or lengths.max() <= lengths[living].max():
         return gradient
-    ratio = (gradient[:, living] ** 2).mean() / (dead**2).mean()
-    return np.where(living, gradient, min(1, ratio) ** 0.5 * gradient)
+    factor = lengths[living].max() / lengths.max()
+    return np.where(living, gradient, factor * gradient)
 
 
 # The definitions, once more and as plainly as can be.

@@ -21,9 +21,9 @@ class DPF(Method):
     options are levers on the weights that go in and out to the end of training.
 
     Args:
-        bounded: keeps the gradient of filters without a single weight from being larger
-            than that of the living filters of their kernel (in the root of the mean
-            square; on each replica, by its own gradient).
+        bounded: multiplies the gradient of a kernel's filters that are pruned as a
+            whole by one factor, so that none is longer (in its L2 norm) than the
+            longest of a living filter. Each replica does so by its own gradient.
         pruned_gradient: factor on the gradient of pruned weights; 1 is the paper.
         pruned_decay: weight decay of the pruned weights alone, on top of any
             regularizer; 0 is the paper. It is a loss of the layer, half of it times the
