@@ -106,8 +106,10 @@ def _column(result: dict[str, Any]) -> dict[str, str]:
     }
     if "pruned" in result:
         column["sparsity, pruned kernels"] = f"{result['pruned']['sparsity']:.4f}"
-    return column | {
-        "MACs, dense": f"{result['macs_dense']:,}",
-        "MACs, sparse": f"{result['macs_sparse']:,}",
-        "file": result["file"],
-    }
+    column["MACs, dense"] = f"{result['macs_dense']:,}"
+    column["MACs, sparse"] = f"{result['macs_sparse']:,}"
+    if any("filters" in kernel for kernel in result.get("kernels", [])):
+        shrunk = result["cost"]["shrunk"]
+        column["parameters, shrunk"] = f"{shrunk['parameters']:,}"
+        column["MACs, shrunk"] = f"{shrunk['macs']:,}"
+    return column | {"file": result["file"]}

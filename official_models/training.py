@@ -390,7 +390,7 @@ class Training:
         if self.pruned:
             dpf_tf.strip_pruning(self.model, into=plain)
             report = dpf_tf.sparsity_report(self.model)
-            result |= {"pruned": report["pruned"], "kernels": report["kernels"]}
+            result |= {name: report[name] for name in ("pruned", "kernels", "cost")}
         else:
             plain.set_weights(self.model.get_weights())
         if self.recipe.recalibrate_steps:
