@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import dpf_tf
-from official_models import callbacks, training
+from official_models import callbacks, summaries, training
 from official_models.errors import InputError
 from official_models.run_folder import RunFolder
 from tests import official_training as small
@@ -373,6 +373,18 @@ def test_the_classifier_stays_dense_as_in_the_paper(whole):
     paths = [kernel["path"] for kernel in summary["last"]["kernels"]]
     assert len(paths) == 9
     assert not any("logits" in path for path in paths)
+
+
+def test_a_training_of_filters_tells_what_shrinking_leaves(run, keras, tmp_path):
+    summary = run(sparsity=0.5, structure="filters", allocation="uniform")
+    result = summary["last"]
+    plain = keras.models.load_model(tmp_path / "run" / result["file"])
+    small = dpf_tf.shrink(plain)
+    parameters, macs = small.count_params(), dpf_tf.count_macs(small).dense
+    assert result["cost"]["shrunk"] == {"parameters": parameters, "macs": macs}
+    assert macs < 0.5 * result["macs_dense"]
+    (row,) = (x for x in summaries.table(summary).splitlines() if "MACs, shrunk" in x)
+    assert f"{macs:,}" in row
 
 
 def test_a_batch_larger_than_the_data_is_refused(run):
