@@ -76,11 +76,19 @@ TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
 }
-# Whole filters: DPF over all layers and layer by layer, and what it is compared with.
+# Whole filters: DPF over all layers, layer by layer, and with less feedback; and what
+# it is compared with.
 FILTERS = {
     "dpf_filters": Arm(("--method=dpf", "--structure=filters")),
     "dpf_filters_uniform": Arm(
         ("--method=dpf", "--structure=filters", "--allocation=uniform")
+    ),
+    "dpf_filters_gradient10": Arm(
+        (
+            "--method=dpf",
+            "--structure=filters",
+            "--method_options=pruned_gradient=0.1",
+        )
     ),
     "gmp_filters_uniform": Arm(
         ("--method=gmp", "--structure=filters", "--allocation=uniform")

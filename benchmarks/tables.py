@@ -281,6 +281,8 @@ TABLES = {
     "compare_fashion_mnist_short": functools.partial(
         compare, "fashion_mnist", "short", (*SCHEMES, "st3_kernel")
     ),
+    "compare_cifar10_filters": functools.partial(compare, "cifar10", "filters"),
+    "macs_left": structure_tables.macs_left,
 }
 
 
