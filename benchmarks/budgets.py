@@ -76,27 +76,20 @@ TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
 }
-# Whole filters: DPF over all layers, layer by layer, and with less feedback; and what
-# it is compared with.
+# Whole filters: DPF layer by layer, with less feedback, and over all layers; and what it
+# is compared with.
+_UNIFORM = ("--structure=filters", "--allocation=uniform")
 FILTERS = {
-    "dpf_filters": Arm(("--method=dpf", "--structure=filters")),
-    "dpf_filters_uniform": Arm(
-        ("--method=dpf", "--structure=filters", "--allocation=uniform")
-    ),
+    "dpf_filters": Arm(("--method=dpf", *_UNIFORM)),
     "dpf_filters_gradient10": Arm(
-        (
-            "--method=dpf",
-            "--structure=filters",
-            "--method_options=pruned_gradient=0.1",
-        )
+        ("--method=dpf", *_UNIFORM, "--method_options=pruned_gradient=0.1")
     ),
-    "gmp_filters_uniform": Arm(
-        ("--method=gmp", "--structure=filters", "--allocation=uniform")
+    "dpf_filters_global": Arm(
+        ("--method=dpf", "--structure=filters", "--allocation=global")
     ),
+    "gmp_filters": Arm(("--method=gmp", *_UNIFORM)),
     "sfp": Arm(("--method=sfp",)),
-    "one_shot_l2": Arm(
-        ("--method=one_shot", "--structure=filters", "--allocation=uniform")
-    ),
+    "one_shot_l2": Arm(("--method=one_shot", *_UNIFORM)),
     "one_shot_l1": Arm(
         ("--method=one_shot", "--structure=filters_l1", "--allocation=uniform")
     ),
