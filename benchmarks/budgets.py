@@ -76,8 +76,8 @@ TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
 }
-# Whole filters: DPF layer by layer, with less feedback, and over all layers; and what it
-# is compared with.
+# Whole filters: DPF layer by layer, with less feedback, and over all layers; and what
+# it is compared with.
 _UNIFORM = ("--structure=filters", "--allocation=uniform")
 FILTERS = {
     "dpf_filters": Arm(("--method=dpf", *_UNIFORM)),

@@ -18,7 +18,7 @@ def magnitude_prune(
     sparsity: float,
     structure: Any = "unstructured",
     *,
-    allocation: Any = "global",
+    allocation: Any = None,
     layers: Choice = None,
     exclude: Choice = None,
 ) -> Any:

@@ -30,7 +30,7 @@ THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
 def prune_low_magnitude_dpf(
     model: Any,
     pruning_schedule: Any,
-    allocation: Any = "global",
+    allocation: Any = None,
     structure: Any = "unstructured",
     layers: Choice = None,
     exclude: Choice = None,
@@ -54,12 +54,13 @@ def prune_low_magnitude_dpf(
             over the first 75 % of training), a `PolynomialDecay` or
             `ConstantSparsity`, a TFMOT schedule, or a callable
             `step -> (should_prune, sparsity)`.
-        allocation: how the sparsity is shared among the kernels. `"global"`: one
-            threshold over all, as in the paper; `"global_normalized"`: the same over
-            magnitudes divided by their kernel's L2 norm; `"uniform"`: each kernel
-            alike; `"erk"`: Erdos-Renyi-Kernel, denser where a kernel is small;
-            `{pattern: sparsity}`: final sparsities by a regular expression searched in
-            the kernel's path, the others uniformly by the schedule.
+        allocation: how the sparsity is shared among the kernels. `"global"`, the
+            default: one threshold over all, as in the paper; `"global_normalized"`: the
+            same over magnitudes divided by their kernel's L2 norm; `"uniform"`, the
+            default for filters: each kernel alike; `"erk"`: Erdos-Renyi-Kernel, denser
+            where a kernel is small; `{pattern: sparsity}`: final sparsities by a
+            regular expression searched in the kernel's path, the others uniformly by
+            the schedule.
         structure: what is pruned as one. `"unstructured"`: single weights;
             `dpf_tf.Filters()`: whole filters, which `dpf_tf.shrink` takes out;
             `dpf_tf.Block(1, 4)`: neighbouring inputs of dense layers;
@@ -137,7 +138,8 @@ def prune(
         pruning_schedule: likewise. A bare target stands for the method's own schedule:
             one mask at the start for SNIP, a constant sparsity for RigL.
         method: a name of `dpf_tf.methods.METHODS`, or a `dpf_tf.methods.Method`.
-        allocation: see `prune_low_magnitude_dpf`; `None` is the method's own.
+        allocation: see `prune_low_magnitude_dpf`; `None` is `"uniform"` for filters,
+            else the method's own.
         structure: see `prune_low_magnitude_dpf`; `None` is the method's own.
         layers: see `prune_low_magnitude_dpf`.
         exclude: see `prune_low_magnitude_dpf`.

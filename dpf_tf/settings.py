@@ -32,7 +32,7 @@ class Settings:
         """Returns the settings that a user's arguments stand for.
 
         Where allocation or structure are `None`, and the schedule a bare target, the
-        method says what they are.
+        method says what they are; of an allocation first the structure, if it does.
 
         Raises:
             TypeError: if one has the wrong type.
@@ -41,9 +41,9 @@ class Settings:
         method = methods.get(method)
         structure = structures.get(method.structure if structure is None else structure)
         schedule = schedules.as_schedule(schedule, method.schedule)
-        allocation = allocation_lib.validate(
-            method.allocation if allocation is None else allocation
-        )
+        if allocation is None:
+            allocation = structure.allocation or method.allocation
+        allocation = allocation_lib.validate(allocation)
         method.check(schedule, allocation)
         structure.check(method, schedule, allocation)
         return cls(schedule, allocation, structure, method)

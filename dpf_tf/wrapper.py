@@ -72,7 +72,7 @@ class PruneLowMagnitudeDPF:
         pruning_schedule: a target sparsity, a schedule of this package or of TFMOT, or
             a callable `step -> (should_prune, sparsity)`.
         allocation: how the sparsity is shared among the kernels of the model; see
-            `prune_low_magnitude_dpf`. `None` leaves it to the method.
+            `prune_low_magnitude_dpf`.
         structure: what is pruned as one; see `prune_low_magnitude_dpf`.
         method: the pruning scheme, a name or a `dpf_tf.methods.Method`.
         kernels: paths, below the layer, of the kernels to prune, for instance

@@ -103,7 +103,7 @@ class Recipe:
     )
     allocation: str | None = _field(
         "How the sparsity is shared: global, global_normalized, uniform or erk. "
-        "Default: the method's own, global for DPF.",
+        "Default: uniform for filters, else the method's own, global for DPF.",
         None,
     )
     structure: str | None = _field(

@@ -39,6 +39,10 @@ class Filters(Structure):
     come back to it. Once the masks are at rest (in the part that `PruningCallback`
     settles, or after `freeze_masks`) the channel is silenced.
 
+    If `allocation` is left out, each layer loses the same share. Ranked all together
+    (`"global"`) the filters of wide layers go first, for their weights are small: that
+    saves less, and may leave next to nothing of a layer.
+
     (Of a dict of patterns, the first that is found in any path of tied kernels counts.)
 
     Args:
@@ -80,6 +84,7 @@ class Filters(Structure):
     """
 
     name: ClassVar[str] = "filters"
+    allocation: ClassVar[str | None] = "uniform"
     allocations: ClassVar[tuple[str, ...]] = ("global", "global_normalized", "uniform")
     takes_unseen: ClassVar[bool] = False
 

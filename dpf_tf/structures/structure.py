@@ -16,6 +16,8 @@ class Structure:
 
     Attributes:
         name: what messages call it.
+        allocation: how the sparsity is shared where the user does not say; `None`
+            leaves it to the method.
         allocations: the names of the allocations that are defined for it.
         patterns: whether sparsities by pattern are.
         takes_unseen: whether a layer that makes its kernels when it is first called is
@@ -23,6 +25,7 @@ class Structure:
     """
 
     name: ClassVar[str] = "single weights"
+    allocation: ClassVar[str | None] = None
     allocations: ClassVar[tuple[str, ...]] = (
         "global",
         "global_normalized",
