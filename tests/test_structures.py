@@ -439,12 +439,14 @@ def test_what_is_tied_to_a_dense_layer_stays_and_the_report_says_why(keras):
     assert reasons["stem/kernel"] == "tied to 'outer', which is not pruned with it"
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global_normalized", {"left": 0.25}])
+@pytest.mark.parametrize(
+    "allocation", [None, "uniform", "global", "global_normalized", {"left": 0.25}]
+)
 def test_allocations_share_units_among_sets_of_tied_layers(keras, allocation):
     model = shrinkable(keras, 0.5, allocation=allocation)
     dpf_tf.MaskUpdater(model).update(0)
     kept = {path: sum(each) for path, each in filters_kept(model).items()}
-    if allocation == "global_normalized":
+    if allocation in ("global", "global_normalized"):
         free = ("stem", "inner", "left", "right", "hidden")
         assert sum(kept[f"{name}/kernel"] for name in free) == 16  # Of 32.
         return
@@ -454,8 +456,9 @@ def test_allocations_share_units_among_sets_of_tied_layers(keras, allocation):
     assert kept["left/kernel"] == (3 if isinstance(allocation, dict) else 2)
 
 
-def test_every_set_of_filters_keeps_one_whatever_the_target(keras):
-    model = shrinkable(keras, 0.99)
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_every_set_of_filters_keeps_one_whatever_the_target(keras, allocation):
+    model = shrinkable(keras, 0.99, allocation=allocation)
     dpf_tf.MaskUpdater(model).update(0)
     assert all(sum(each) >= 1 for each in filters_kept(model).values())
 
