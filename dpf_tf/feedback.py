@@ -105,7 +105,7 @@ def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.
     times. Unbounded, the dense weights of dead filters soon dwarf all others.
 
     Args:
-        gradient: at the pruned kernel, a floating-point tensor of any shape.
+        gradient: at the pruned kernel, a float32 tensor of any shape.
         mask: boolean, of the same shape; a filter is dead where it is `False`
             throughout.
         filters: the axes that tell the filters apart.
