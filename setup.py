@@ -15,6 +15,7 @@ REQUIREMENTS = [
     "tf_keras>=2.19",  # The Keras 2 whose models train under distribution strategies.
     "tensorflow-model-optimization>=0.8.0",  # Its schedules and models are accepted.
     "tensorflow-datasets>=4.9.7",  # The data of official_models.
+    "tensorboard>=2.19",  # Their trainings write for it; TensorFlow requires it no more.
     "absl-py>=1.2",  # tensorflow-model-optimization itself pins ~=1.2.
     "numpy>=1.26",
     # Needed by tensorflow-datasets, which declares it for old Pythons only.
@@ -28,7 +29,6 @@ EXPORT = ["ai-edge-litert>=2.1"]  # TFLite's runtime: every exported file is run
 TEST = [
     *DEMO,
     *EXPORT,
-    "tensorboard>=2.19",
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",

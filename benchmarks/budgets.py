@@ -22,6 +22,21 @@ class Arm:
     masks_of: str | None = None
     other_seed: int = 0
 
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self._given["method"]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of the method, as text."""
+        return tuple(filter(None, self._given.get("method_options", "").split(",")))
+
+    @property
+    def _given(self) -> dict[str, str]:
+        pairs = (flag.removeprefix("--").split("=", 1) for flag in self.flags)
+        return {name: value for name, value in pairs}
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -102,17 +117,17 @@ ARMS = {
     **FILTERS,
 }
 
+# All schemes, and the steadier form of the soft threshold.
+_SHORT = (*SCHEMES, "st3_kernel")
 _COMMON = ("--settle=0.05", "--recalibrate_steps=50")
 BUDGETS = {
     ("fashion_mnist", "short"): Budget(
         "fashion_mnist_convnet_short",
         (*_COMMON, "--dtype_policy=float32"),
         (0.8, 0.9, 0.95, 0.98),
-        SCHEMES,
+        _SHORT,
     ),
-    ("cifar10", "short"): Budget(
-        "cifar10_resnet8_short", _COMMON, (0.9, 0.95), SCHEMES
-    ),
+    ("cifar10", "short"): Budget("cifar10_resnet8_short", _COMMON, (0.9, 0.95), _SHORT),
     ("cifar10", "filters"): Budget(
         "cifar10_resnet8_short",
         _COMMON,

@@ -28,10 +28,10 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import record
+from benchmarks import comparison, record
 from benchmarks.budgets import ARMS, BUDGETS, Budget
-from benchmarks.comparison import RESULTS
-from official_models import recipes
+from official_models import data, methods, recipes
+from official_models.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -45,9 +45,15 @@ flags.DEFINE_string(
     "data_dir", os.environ.get("TFDS_DATA_DIR"), "Where TFDS's data is."
 )
 flags.DEFINE_string("runs", "runs/compare", "Where trainings are kept until they end.")
-flags.DEFINE_string("results", str(RESULTS), "Where the results are, and come to.")
+flags.DEFINE_string(
+    "results", str(comparison.RESULTS), "Where the results are, and come to."
+)
 flags.DEFINE_integer("jobs", 1, "Trainings at a time.", lower_bound=1)
 flags.DEFINE_integer("threads", 0, "Threads of a training; 0 is all.", lower_bound=0)
+
+
+class TrainingError(Exception):
+    """A training of the comparison failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +89,18 @@ class Cell:
         of = ARMS[self.arm].masks_of
         return dataclasses.replace(self, arm=of) if of else None
 
+    @property
+    def log(self) -> pathlib.Path:
+        """What the training prints."""
+        return self.folder.parent / f"{self.name}.log"
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """All options of the method, as this version of it has them."""
+        arm = ARMS[self.arm]
+        method = methods.get(arm.method, arm.options, self.seed + arm.other_seed)
+        return method.get_config() if method is not None else {}
+
     def command(self) -> list[str]:
         """Returns the command of the training, without its places."""
         budget = budget_of(self.data, self.budget)
@@ -109,31 +127,46 @@ def budget_of(data: str, budget: str) -> Budget:
 def cells() -> list[Cell]:
     """Returns the cells that were asked for: first seed 0 of all, then the next."""
     budget = budget_of(FLAGS.data, FLAGS.budget)
-    if unknown := set(FLAGS.arms or []) - ARMS.keys():
+    comparison.refuse_unknown(FLAGS.arms)
+    sparsities = numbers("sparsities", float) or budget.sparsities
+    if not all(0 < sparsity < 1 for sparsity in sparsities):
         raise app.UsageError(
-            f"Unknown arms: {', '.join(sorted(unknown))}. Known: {', '.join(ARMS)}"
+            "--sparsities are shares of what is pruned, such as 0.9,0.95. Received: "
+            f"{','.join(map(str, sparsities))}"
         )
-    sparsities = [float(s) for s in FLAGS.sparsities or budget.sparsities]
     found = [
         Cell(
             FLAGS.data,
             FLAGS.budget,
             arm,
             0.0 if arm == "dense" else sparsity,
-            int(seed),
+            seed,
         )
-        for seed in FLAGS.seeds or budget.seeds
+        for seed in numbers("seeds", int) or budget.seeds
         for sparsity in sparsities
         for arm in FLAGS.arms or budget.arms
     ]
     return list(dict.fromkeys(found))  # Dense training has no sparsity.
 
 
+def numbers(flag: str, kind: type) -> list[Any]:
+    """Returns the numbers that a flag lists; none if it is not given."""
+    texts = FLAGS[flag].value or []
+    try:
+        return [kind(text) for text in texts]
+    except ValueError as error:
+        raise app.UsageError(
+            f"--{flag} must be numbers with commas between them. Received: "
+            f"{','.join(texts)}"
+        ) from error
+
+
 def is_done(cell: Cell) -> bool:
     """Tells whether a cell has its result.
 
     Raises:
-        UsageError: if what is there was made by other flags.
+        UsageError: if what is there was made by other flags, or by a method whose
+            options are now others.
     """
     if not cell.result.exists():
         return False
@@ -152,6 +185,12 @@ def is_done(cell: Cell) -> bool:
                 f"{found['recipe'][name]!r} and is {value!r}. Move it away, or give "
                 "another --results."
             )
+    if found["method_options"] != cell.method_options:
+        raise app.UsageError(
+            f"{cell.result} was made by {cell.arm} with {found['method_options']}; now "
+            f"it would be made with {cell.method_options}. Move it away, or give "
+            "another --results."
+        )
     return True
 
 
@@ -168,13 +207,19 @@ def run(cell: Cell) -> None:
 
 
 def find_masks(cell: Cell) -> None:
-    """Trains a cell, if its masks are not there any more."""
-    if not (cell.folder / "masks" / "final.npz").exists():
-        train(cell)
+    """Trains a cell, if its masks are not there any more.
+
+    A folder of other settings, or of another version's method, is refused.
+    """
+    train(cell)
 
 
 def train(cell: Cell) -> str:
-    """Runs a training to its end, and returns its command."""
+    """Runs a training to its end, and returns its command.
+
+    Raises:
+        TrainingError: if it fails; what it printed last is in the message.
+    """
     command = cell.command()
     if cell.ticket:
         command.append(f"--masks_from={cell.ticket.folder}")
@@ -186,13 +231,18 @@ def train(cell: Cell) -> str:
     if FLAGS.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         threads = {name: str(FLAGS.threads) for name in names}
-    with cell.folder.with_suffix(".log").open("a", encoding="utf-8") as output:
-        subprocess.run(
+    with cell.log.open("a", encoding="utf-8") as output:
+        done = subprocess.run(
             [sys.executable, *command[1:], *places],
             env=os.environ | threads,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=True,
+            check=False,
+        )
+    if done.returncode:
+        last = cell.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        raise TrainingError(
+            "\n".join([f"The training of {cell.name} failed. {cell.log} ends:", *last])
         )
     text = shlex.join([*command, "--model_dir=..."])
     return text.replace(f"{FLAGS.runs}/", "")
@@ -205,7 +255,7 @@ def result(cell: Cell, summary: dict[str, Any], command: str) -> dict[str, Any]:
         "command": command,
         "method": summary["options"]["method"],
         "arm": cell.arm,
-        "method_options": list(summary["options"]["method_options"]),
+        "method_options": summary["method_options"],
         "sparsity": cell.sparsity,
         "seed": cell.seed,
         "accuracy": last["top1"],
@@ -235,10 +285,15 @@ def main(_: list[str]) -> None:
     asked = cells()
     missing = [cell for cell in asked if not is_done(cell)]
     print(f"{len(missing)} of {len(asked)} cells are missing.", flush=True)
-    in_parallel(run, [cell for cell in missing if not cell.ticket])
-    tickets = [cell for cell in missing if cell.ticket]
-    in_parallel(find_masks, list({cell.ticket for cell in tickets}))
-    in_parallel(run, tickets)
+    try:
+        if missing:
+            data.describe(FLAGS.data, FLAGS.data_dir)  # Refuses data not prepared.
+        in_parallel(run, [cell for cell in missing if not cell.ticket])
+        tickets = [cell for cell in missing if cell.ticket]
+        in_parallel(find_masks, list({cell.ticket for cell in tickets}))
+        in_parallel(run, tickets)
+    except (InputError, TrainingError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

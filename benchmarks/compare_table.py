@@ -36,7 +36,8 @@ def draw(
     """Draws a line for each arm: mean and standard deviation over the seeds."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    styles = itertools.product(["-", "--"], matplotlib.colormaps["tab10"].colors)
+    colors = matplotlib.colormaps["tab10"].colors
+    styles = itertools.cycle(itertools.product(["-", "--", ":", "-."], colors))
     sparsities = sorted({s for cells in scores.values() for s in cells if s})
     places = {sparsity: place for place, sparsity in enumerate(sparsities)}
     arms = [arm for arm in scores if arm != "dense"]
@@ -70,6 +71,7 @@ def draw(
 
 def main(_: list[str]) -> None:
     data, budget, arms = FLAGS.data, FLAGS.budget, FLAGS.arms
+    comparison.refuse_unknown(arms)
     try:
         results = pathlib.Path(FLAGS.results)
         lines = tables.compare(data, budget, arms, results)

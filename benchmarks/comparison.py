@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from absl import app
+
+from benchmarks.budgets import ARMS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compare"
 
@@ -28,6 +33,14 @@ class Score(NamedTuple):
             return f"{self.mean:.2f} (1 seed)"
         left_out = "" if self.seeds >= 3 else f" ({self.seeds} seeds)"
         return f"{self.mean:.2f} ± {self.deviation:.2f}{left_out}"
+
+
+def refuse_unknown(arms: Iterable[str] | None) -> None:
+    """Raises UsageError if a comparison has no such arm."""
+    if unknown := set(arms or ()) - ARMS.keys():
+        raise app.UsageError(
+            f"Unknown arms: {', '.join(sorted(unknown))}. Known: {', '.join(ARMS)}"
+        )
 
 
 def records(

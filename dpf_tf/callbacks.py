@@ -278,7 +278,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     f"{schedule} will not act.",
                     stacklevel=2,
                 )
-            elif target is not None and schedule(update)[1] < target:
+            # A ramp may end between two updates; the end of training counts weights.
+            elif target is not None and target - schedule(update)[1] > 1e-6:
                 warnings.warn(
                     f"The last mask update of this training, at step {update} of "
                     f"{total}, reaches sparsity {schedule(update)[1]:.4f} of "

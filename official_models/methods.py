@@ -26,12 +26,15 @@ class Prepared(NamedTuple):
     callbacks: list[Any]
 
 
-def get(name: str, options: tuple[str, ...] = ()) -> dpf_tf.methods.Method | None:
+def get(
+    name: str, options: tuple[str, ...] = (), seed: int = 0
+) -> dpf_tf.methods.Method | None:
     """Returns a method, or `None` for dense training.
 
     Args:
         name: one of `METHODS`.
         options: of the method, as text: `("share=0.2", "seed=1")`.
+        seed: of a method that draws lots, unless an option gives one.
 
     Raises:
         InputError: if the method has no such option, or not with this value.
@@ -39,8 +42,8 @@ def get(name: str, options: tuple[str, ...] = ()) -> dpf_tf.methods.Method | Non
     Example:
 
         >>> from official_models import methods
-        >>> methods.get("rigl", ("share=0.2",))
-        RigL(share=0.2, seed=0)
+        >>> methods.get("rigl", ("share=0.2",), seed=1)
+        RigL(share=0.2, seed=1)
     """
     values = dict(_parsed(option) for option in options)
     if name == "dense":
@@ -48,9 +51,12 @@ def get(name: str, options: tuple[str, ...] = ()) -> dpf_tf.methods.Method | Non
             raise InputError(f"Dense training has no options. Received: {options}")
         return None
     try:
-        return dpf_tf.methods.get(name, **values)
+        method = dpf_tf.methods.get(name, **values)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
+    if "seed" in method.get_config() and "seed" not in values:
+        method = dataclasses.replace(method, seed=seed)
+    return method
 
 
 def schedule(

@@ -19,7 +19,8 @@ class Options:
             `None` for masks of this training's own.
         record_masks: whether the masks of every update are kept.
         keras: `"keras"` or `"tf_keras"`.
-        seed: of the initial weights, the order of the data and its augmentation.
+        seed: of the initial weights, the order of the data, its augmentation, and the
+            lots that a method draws.
         steps_per_epoch: `None` for one pass over the data.
         steps_per_execution: steps between two returns to Python.
         jit_compile: whether XLA compiles a step.

@@ -57,14 +57,16 @@ class RunFolder:
     def begin(self, config: dict[str, Any]) -> None:
         """Notes what is to be trained, or holds the command to what was noted before.
 
-        A training that has not come to the end of an epoch binds nothing.
+        A training that has not come to the end of an epoch binds nothing; a finished
+        one binds even after its checkpoints are deleted.
 
         Raises:
             InputError: if the folder belongs to a training of other settings.
         """
         self._own.mkdir(parents=True, exist_ok=True)
         path = self.path / "config.json"
-        if path.exists() and any(self.path.glob("checkpoints/*/checkpoint")):
+        begun = any(self.path.glob("checkpoints/*/checkpoint"))
+        if path.exists() and (begun or self.summary() is not None):
             _refuse_other(_read_json(path), config, self.path)
         elif self._chief:
             _write_json(path, config)

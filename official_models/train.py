@@ -71,7 +71,8 @@ flags.DEFINE_string("tpu", "local", "Name or address of the TPU.")
 flags.DEFINE_integer(
     "seed",
     0,
-    "Of the initial weights, the order of the data and its augmentation.",
+    "Of the initial weights, the order of the data, its augmentation, and the lots "
+    "that a method draws.",
     lower_bound=0,
     upper_bound=2**31 - 1,
 )

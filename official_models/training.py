@@ -78,7 +78,7 @@ class Training:
         self.steps_per_epoch = options.steps_per_epoch or (
             self.info.train_examples // recipe.batch_size
         )
-        self.method = methods.get(options.method, options.method_options)
+        self.method = methods.get(options.method, options.method_options, options.seed)
         self.model: Any = None
         self.pruned = self.method is not None
         self.given_masks: Any = None
@@ -133,7 +133,16 @@ class Training:
         """Returns what must not change in an interrupted training."""
         recipe = dataclasses.asdict(self.recipe)
         del recipe["source"]
-        return recipe | self.options.config() | {"data_version": self.info.version}
+        found = {
+            "method_options": self.method_options,
+            "data_version": self.info.version,
+        }
+        return recipe | self.options.config() | found
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """All options of the method, those that nobody gave too."""
+        return self.method.get_config() if self.method is not None else {}
 
     def train(self) -> dict[str, Any]:
         """Trains in one or two stages, and writes what came of it."""
@@ -299,15 +308,19 @@ class Training:
         return self.recipe.sparsity - rounding
 
     def sparse_from(self) -> int:
-        """Returns the first epoch that ends with the schedule at its final sparsity."""
+        """Returns the first epoch that ends with as many weights as there shall be."""
         if not self.pruned or self.given_masks:
             return 0
         steps = self.steps_per_epoch
+        weights = dpf_tf.sparsity_report(self.model)["pruned"]["weights"]
         schedule = methods.schedule(self.method, self.recipe, steps)
         rest = math.floor(steps * self.recipe.epochs * (1 - self.recipe.settle))
         for epoch in range(self.recipe.epochs):
             last = schedule.last_update(min(rest, steps * (epoch + 1) - 1))
-            if last is not None and schedule(last)[1] >= schedule.final_sparsity:
+            if last is None:
+                continue
+            # A ramp may end between two updates: the last one misses no whole weight.
+            if (schedule.final_sparsity - schedule(last)[1]) * weights < 0.5:
                 return epoch
         return self.recipe.epochs
 
@@ -358,6 +371,7 @@ class Training:
         return {
             "recipe": dataclasses.asdict(self.recipe),
             "options": dataclasses.asdict(self.options),
+            "method_options": self.method_options,
             "strategy": type(self.strategy).__name__,
             "replicas": self.strategy.num_replicas_in_sync,
             "data": dataclasses.asdict(self.info),

@@ -369,6 +369,17 @@ def test_a_schedule_that_cannot_finish_is_warned_about_with_the_numbers(keras):
         fit(small_model(keras, schedule), dpf_tf.PruningCallback())
 
 
+def test_a_ramp_that_ends_between_two_updates_and_misses_no_weight_is_no_warning(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=60, power=12)
+    assert schedule(48)[1] < 0.9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = small_model(keras, schedule)
+        fit(model, dpf_tf.PruningCallback(settle=0.1))
+    report = dpf_tf.sparsity_report(model)["pruned"]
+    assert report["kept"] == report["weights"] - round(0.9 * report["weights"])
+
+
 def test_unknown_length_is_an_error_for_a_relative_ramp_only(keras):
     import tensorflow as tf
 

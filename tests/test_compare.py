@@ -3,13 +3,17 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from absl import app
+from absl.testing import flagsaver
+from matplotlib.axes import Axes
 
-from benchmarks import comparison
+from benchmarks import compare, compare_table, comparison
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
@@ -55,9 +59,7 @@ def test_every_scheme_is_compared_and_every_arm_is_a_method_of_the_program():
         assert name != "short" or set(SCHEMES) <= set(budget.arms)
     assert set(methods.METHODS) <= ARMS.keys()
     for arm in ARMS.values():
-        given = dict(flag.removeprefix("--").split("=", 1) for flag in arm.flags)
-        options = tuple(filter(None, given.get("method_options", "").split(",")))
-        methods.get(given["method"], options)
+        methods.get(arm.method, arm.options)
         assert arm.masks_of is None or arm.masks_of in ARMS
 
 
@@ -86,7 +88,88 @@ def test_committed_cells_have_what_is_said_of_them():
         assert path.stem == f"{found['arm']}{share}_seed{found['seed']}"
         assert 0.1 < found["accuracy"] < 1
         pruned = found["last"].get("pruned", {"sparsity": 0.0})["sparsity"]
-        assert pruned == pytest.approx(found["sparsity"], abs=1e-3), path
+        kernels = found["last"].get("kernels", [])
+        if all("filters" in kernel for kernel in kernels):  # Of each, or of all.
+            shares = [1 - k["filters_kept"] / k["filters"] for k in kernels]
+            uniform = found["recipe"]["allocation"] != "global"
+            assert not uniform or shares == pytest.approx(
+                [found["sparsity"]] * len(shares), abs=0.5 / 16
+            )
+        else:
+            assert pruned == pytest.approx(found["sparsity"], abs=1e-3), path
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Flags of a comparison of one cell, in an empty folder."""
+    compare.FLAGS.unparse_flags()
+    compare.FLAGS(
+        [
+            *("compare", "--data=fashion_mnist", "--arms=rigl", "--sparsities=0.9"),
+            *("--seeds=1", f"--results={tmp_path}", f"--runs={tmp_path / 'runs'}"),
+            f"--data_dir={tmp_path}",
+        ]
+    )
+    yield compare.FLAGS
+    compare.FLAGS.unparse_flags()
+
+
+def test_a_cell_made_with_other_options_of_its_method_is_refused(given, tmp_path):
+    [cell] = compare.cells()
+    assert not compare.is_done(cell)
+    assert cell.method_options == {"share": 0.3, "seed": 1}
+    made = {
+        "command": shlex.join(cell.command()),
+        "recipe": {},
+        "method_options": cell.method_options,
+    }
+    cell.result.parent.mkdir()
+    cell.result.write_text(json.dumps(made))
+    assert compare.is_done(cell)
+    cell.result.write_text(json.dumps(made | {"method_options": {"share": 0.3}}))
+    with pytest.raises(app.UsageError, match="now it would be made with .*'seed': 1"):
+        compare.is_done(cell)
+
+
+def test_what_a_comparison_cannot_train_is_refused_before_it_trains(given, tmp_path):
+    with pytest.raises(SystemExit, match="fashion_mnist is not prepared"):
+        compare.main([])
+    for flag, value, message in (
+        ("sparsities", "95", "shares of what is pruned, .* Received: 95.0"),
+        ("sparsities", "x", "must be numbers .* Received: x"),
+        ("seeds", "0.5", "must be numbers .* Received: 0.5"),
+        ("arms", "dfp", "Unknown arms: dfp. Known: dense"),
+        ("budget", "shrot", "There is no 'shrot' for fashion_mnist. Known"),
+    ):
+        with flagsaver.flagsaver((flag, value)):
+            with pytest.raises(app.UsageError, match=message):
+                compare.cells()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_training_tells_what_it_said_last(given, tmp_path):
+    [cell] = compare.cells()
+    with pytest.raises(compare.TrainingError, match="not prepared") as raised:
+        compare.train(cell)
+    assert str(tmp_path / "runs" / "fashion_mnist_short") in str(raised.value)
+
+
+def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
+    drawn = []
+    errorbar = Axes.errorbar
+
+    def noted(axes, *arguments, **options):
+        drawn.append((options["label"], (options["linestyle"], options["color"])))
+        return errorbar(axes, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    cells = [record(arm, 0.9, 0, 0.5) for arm in ARMS if arm != "dense"]
+    about = {"model": "m", "data": "d", "epochs": 1}
+    path = tmp_path / "figure.png"
+    compare_table.draw(comparison.scores(cells), about, "sparsity", path)
+    assert {arm for arm, _ in drawn} == ARMS.keys() - {"dense"}
+    assert len({style for _, style in drawn}) == len(drawn)
+    assert path.stat().st_size > 0
 
 
 @pytest.mark.slow

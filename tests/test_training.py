@@ -3,13 +3,14 @@
 import csv
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import dpf_tf
-from official_models import callbacks, summaries, training
+from official_models import callbacks, methods, summaries, training
 from official_models.errors import InputError
 from official_models.run_folder import RunFolder
 from tests import official_training as small
@@ -145,6 +146,20 @@ def test_no_epoch_below_the_final_sparsity_is_the_best(run, tmp_path):
     assert "best" not in summary
 
 
+def test_epochs_are_sparse_from_the_last_update_on_that_misses_no_weight(
+    keras, data_dir, tmp_path
+):
+    """The ramp ends at step 2925, where masks stand still; the last update is 2912."""
+    recipe = small.recipe(epochs=10, ramp_end=0.75, settle=0.25, mask_period=16)
+    made = small.options(data_dir, tmp_path, keras.__name__, steps_per_epoch=390)
+    job = training.Training(recipe, made, ONE_DEVICE)
+    prepared = methods.prepare(job.method, job.build(), recipe, 390, lambda step: None)
+    job.model = prepared.model
+    assert methods.schedule(job.method, recipe, 390)(2912) == (True, pytest.approx(0.9))
+    assert methods.schedule(job.method, recipe, 390)(2912)[1] < 0.9
+    assert job.sparse_from() == 2912 // 390
+
+
 def test_the_best_model_of_a_lost_epoch_keeps_its_own_name(run, tmp_path, monkeypatch):
     """Interrupted between the best model and the state; the epoch again is worse."""
     with monkeypatch.context() as patch:
@@ -234,6 +249,27 @@ def test_a_folder_of_other_settings_is_refused_and_the_difference_named(run, who
     with pytest.raises(InputError, match=message) as raised:
         run(path, finetune_epochs=2)
     assert "--model_dir" in str(raised.value)
+
+
+def test_a_finished_folder_without_checkpoints_still_holds_its_training(
+    run, whole, tmp_path
+):
+    path, summary = whole
+    shutil.copytree(path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    noted = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(InputError, match="method: 'dpf' there, 'gmp' asked"):
+        run(finetune_epochs=1, options={"method": "gmp"})
+    with pytest.raises(InputError, match="'bounded': True.* there, .*'bounded': False"):
+        run(finetune_epochs=1, options={"method_options": ("bounded=false",)})
+    assert (tmp_path / "run" / "config.json").read_text() == noted
+    assert run(finetune_epochs=1) == json.loads(json.dumps(summary))
+
+
+def test_a_method_draws_its_lots_by_the_seed_of_the_training():
+    assert methods.get("set", (), 3).seed == 3
+    assert methods.get("set", ("seed=1",), 3).seed == 1
+    assert methods.get("dpf", (), 3) == methods.get("dpf")
 
 
 def test_a_training_that_has_done_no_epoch_binds_nothing(run, tmp_path, monkeypatch):
