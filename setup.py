@@ -15,7 +15,7 @@ REQUIREMENTS = [
     "tf_keras>=2.19",  # The Keras 2 whose models train under distribution strategies.
     "tensorflow-model-optimization>=0.8.0",  # Its schedules and models are accepted.
     "tensorflow-datasets>=4.9.7",  # The data of official_models.
-    "tensorboard>=2.19",  # Their trainings write for it; TensorFlow requires it no more.
+    "tensorboard>=2.19",  # They log for it.
     "absl-py>=1.2",  # tensorflow-model-optimization itself pins ~=1.2.
     "numpy>=1.26",
     # Needed by tensorflow-datasets, which declares it for old Pythons only.

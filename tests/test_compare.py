@@ -141,9 +141,9 @@ def test_what_a_comparison_cannot_train_is_refused_before_it_trains(given, tmp_p
         ("arms", "dfp", "Unknown arms: dfp. Known: dense"),
         ("budget", "shrot", "There is no 'shrot' for fashion_mnist. Known"),
     ):
-        with flagsaver.flagsaver((flag, value)):
-            with pytest.raises(app.UsageError, match=message):
-                compare.cells()
+        setting = flagsaver.flagsaver((flag, value))
+        with setting, pytest.raises(app.UsageError, match=message):
+            compare.cells()
     assert not (tmp_path / "runs").exists()
 
 
