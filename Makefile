@@ -22,7 +22,7 @@ export PIP_NO_INPUT := 1
 .DELETE_ON_ERROR:
 # Two pip processes must not write to one environment, nor should two test runs compete.
 .NOTPARALLEL:
-.PHONY: help demo bench test test-slow test-oldest wheel-test lint format build-file
+.PHONY: help demo bench tables test test-slow test-oldest wheel-test lint format build-file
 .PHONY: arm clean distclean
 # The stamps are made through a pattern, and would be deleted as intermediate files.
 .PRECIOUS: $(VENV)/.installed-%
@@ -36,7 +36,8 @@ help:
 	@echo 'make lint         ruff and mypy'
 	@echo 'make format       let ruff format and mend the sources'
 	@echo 'make build-file   write BUILD anew from the sources'
-	@echo 'make bench        the benchmarks; BENCHMARKS=NAME for one'
+	@echo 'make bench        the benchmarks of README.md; BENCHMARKS=NAME for another'
+	@echo 'make tables       the tables of the documents anew, from the results'
 	@echo 'make arm          run exported files on an emulated ARM (Debian, qemu-user-static)'
 	@echo 'make clean        remove what was made here, except the environments'
 	@echo 'make distclean    remove the environments too'
@@ -73,6 +74,9 @@ bench: $(VENV)/.installed-test
 	    echo "== benchmarks.$$name"; \
 	    $(PY) -m "benchmarks.$$name" --out="benchmarks/results/$$name.json"; \
 	done
+	$(MAKE) --no-print-directory tables
+
+tables: $(VENV)/.installed-test
 	$(PY) -m benchmarks.tables
 
 ARM ?= /tmp/dpf_tf_arm

@@ -47,8 +47,8 @@ from dpf_tf.threshold_xla import keep_largest_xla
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the results; without it, only printed.")
-flags.DEFINE_integer("rounds", 15, "Rounds of all arms in turn.", lower_bound=1)
-flags.DEFINE_integer("slow", 5, "Slow arms run only in every N-th round.", 1)
+flags.DEFINE_integer("rounds", 21, "Rounds of all arms in turn.", lower_bound=1)
+flags.DEFINE_integer("slow", 10, "Slow arms run only in every N-th round.", 1)
 flags.DEFINE_multi_float("sparsity", [0.5, 0.9], "Sparsities to measure.")
 
 # Of the update, relative to `abs_partition`.

@@ -31,7 +31,7 @@ from official_models import models, recipes
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the results; without it, only printed.")
 flags.DEFINE_enum("keras", "tf_keras", ["keras", "tf_keras"], "What to train with.")
-flags.DEFINE_integer("rounds", 9, "Steps of each model, in turn.", lower_bound=2)
+flags.DEFINE_integer("rounds", 7, "Steps of each model, in turn.", lower_bound=2)
 flags.DEFINE_integer("batch", 32, "Batch size.", lower_bound=1)
 flags.DEFINE_multi_string("recipe", None, "Recipes to measure. Default: all.")
 
