@@ -52,10 +52,10 @@ def get(
         return None
     try:
         method = dpf_tf.methods.get(name, **values)
+        if "seed" in method.get_config():
+            method = dpf_tf.methods.get(name, **{"seed": seed} | values)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
-    if "seed" in method.get_config() and "seed" not in values:
-        method = dataclasses.replace(method, seed=seed)
     return method
 
 

@@ -3,17 +3,16 @@
 import json
 import os
 import pathlib
-import shlex
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from absl import app
-from absl.testing import flagsaver
 from matplotlib.axes import Axes
 
-from benchmarks import compare, compare_table, comparison
+from benchmarks import accuracy_figure, comparison
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
@@ -63,15 +62,25 @@ def test_every_scheme_is_compared_and_every_arm_is_a_method_of_the_program():
         assert arm.masks_of is None or arm.masks_of in ARMS
 
 
-def run(*arguments, folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compare", "--data=cifar10", *arguments],
+def started(*arguments, folder):
+    """A comparison that has ended, well or not; all its files are in the folder."""
+    places = {"data_dir": "tfds", "runs": "runs", "results": "results"}
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.compare", "--data=cifar10"),
+            *(f"--{flag}={folder / name}" for flag, name in places.items()),
+            *arguments,
+        ],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
         timeout=500,
     )
+
+
+def run(*arguments, folder):
+    done = started(*arguments, folder=folder)
     logs = [path.read_text()[-3000:] for path in folder.rglob("*.log")]
     assert done.returncode == 0, [done.stderr[-3000:], *logs]
     return done.stdout
@@ -99,89 +108,78 @@ def test_committed_cells_have_what_is_said_of_them():
             assert pruned == pytest.approx(found["sparsity"], abs=1e-3), path
 
 
-@pytest.fixture
-def given(tmp_path):
-    """Flags of a comparison of one cell, in an empty folder."""
-    compare.FLAGS.unparse_flags()
-    compare.FLAGS(
-        [
-            *("compare", "--data=fashion_mnist", "--arms=rigl", "--sparsities=0.9"),
-            *("--seeds=1", f"--results={tmp_path}", f"--runs={tmp_path / 'runs'}"),
-            f"--data_dir={tmp_path}",
-        ]
-    )
-    yield compare.FLAGS
-    compare.FLAGS.unparse_flags()
+def refused(*arguments, folder):
+    """What a comparison says that ends with an error."""
+    done = started("--budget=short", *arguments, folder=folder)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
 
 
-def test_a_cell_made_with_other_options_of_its_method_is_refused(given, tmp_path):
-    [cell] = compare.cells()
-    assert not compare.is_done(cell)
-    assert cell.method_options == {"share": 0.3, "seed": 1}
-    made = {
-        "command": shlex.join(cell.command()),
-        "recipe": {},
-        "method_options": cell.method_options,
-    }
-    cell.result.parent.mkdir()
-    cell.result.write_text(json.dumps(made))
-    assert compare.is_done(cell)
-    cell.result.write_text(json.dumps(made | {"method_options": {"share": 0.3}}))
-    with pytest.raises(app.UsageError, match="now it would be made with .*'seed': 1"):
-        compare.is_done(cell)
-
-
-def test_what_a_comparison_cannot_train_is_refused_before_it_trains(given, tmp_path):
-    with pytest.raises(SystemExit, match="fashion_mnist is not prepared"):
-        compare.main([])
-    for flag, value, message in (
-        ("sparsities", "95", "shares of what is pruned, .* Received: 95.0"),
-        ("sparsities", "x", "must be numbers .* Received: x"),
-        ("seeds", "0.5", "must be numbers .* Received: 0.5"),
-        ("arms", "dfp", "Unknown arms: dfp. Known: dense"),
-        ("budget", "shrot", "There is no 'shrot' for fashion_mnist. Known"),
-    ):
-        setting = flagsaver.flagsaver((flag, value))
-        with setting, pytest.raises(app.UsageError, match=message):
-            compare.cells()
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--sparsities=95", "shares of what is pruned, .* Received: 95.0"),
+        ("--seeds=0.5", "--seeds must be numbers .* Received: 0.5"),
+        ("--arms=dfp", "Unknown arms: dfp. Known: dense"),
+        ("--arms=dense", r"cifar10 is not prepared in .*\n.*python -c"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_training(
+    argument, message, tmp_path
+):
+    assert re.search(message, refused(argument, folder=tmp_path))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_failed_training_tells_what_it_said_last(given, tmp_path):
-    [cell] = compare.cells()
-    with pytest.raises(compare.TrainingError, match="not prepared") as raised:
-        compare.train(cell)
-    assert str(tmp_path / "runs" / "fashion_mnist_short") in str(raised.value)
+def test_a_cell_made_with_other_options_of_its_method_is_refused(tmp_path):
+    [path] = (comparison.RESULTS / "cifar10_filters").glob("dpf_filters_50_seed0.json")
+    made = json.loads(path.read_text())
+    assert made["method_options"]["bounded"] is True
+    made["method_options"]["bounded"] = False
+    other = tmp_path / "results" / "cifar10_filters" / path.name
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps(made))
+    cell = ("--budget=filters", "--arms=dpf_filters", "--sparsities=0.5", "--seeds=0")
+    printed = refused(*cell, folder=tmp_path)
+    assert re.search(r"'bounded': False.*now it would be.*'bounded': True", printed)
+    shutil.copy(path, other)
+    assert "0 of 1 cells are missing" in started(*cell, folder=tmp_path).stdout
+
+
+def test_a_failed_training_is_named_with_its_last_words(tmp_path):
+    small.prepare_data(tmp_path / "tfds")
+    run = tmp_path / "runs" / "cifar10_short" / "dense_seed0"
+    run.mkdir(parents=True)
+    for name in "config", "summary":  # Of a training that is not this one.
+        (run / f"{name}.json").write_text("{}")
+    printed = refused("--arms=dense", "--seeds=0", folder=tmp_path)
+    assert "The training of dense_seed0 failed" in printed
+    assert str(run.parent / "dense_seed0.log") in printed
+    assert "holds a training of other settings" in printed
 
 
 def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
-    drawn = []
+    drawn = {}
     errorbar = Axes.errorbar
 
     def noted(axes, *arguments, **options):
-        drawn.append((options["label"], (options["linestyle"], options["color"])))
+        drawn[options["label"]] = options["linestyle"], options["color"]
         return errorbar(axes, *arguments, **options)
 
     monkeypatch.setattr(Axes, "errorbar", noted)
-    cells = [record(arm, 0.9, 0, 0.5) for arm in ARMS if arm != "dense"]
+    cells = [record(arm, 0.9, 0, 0.5) for arm in ARMS]
     about = {"model": "m", "data": "d", "epochs": 1}
     path = tmp_path / "figure.png"
-    compare_table.draw(comparison.scores(cells), about, "sparsity", path)
-    assert {arm for arm, _ in drawn} == ARMS.keys() - {"dense"}
-    assert len({style for _, style in drawn}) == len(drawn)
+    accuracy_figure.draw(comparison.scores(cells), about, "sparsity", path)
+    assert drawn.keys() == ARMS.keys() - {"dense"}
+    assert len(set(drawn.values())) == len(drawn)
     assert path.stat().st_size > 0
 
 
 @pytest.mark.slow
 def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     small.prepare_data(tmp_path / "tfds")
-    arguments = [
-        "--sparsities=0.9",
-        "--seeds=0",
-        f"--data_dir={tmp_path / 'tfds'}",
-        f"--runs={tmp_path / 'runs'}",
-        f"--results={tmp_path / 'results'}",
-    ]
+    arguments = ["--sparsities=0.9", "--seeds=0"]
     printed = run("--arms=dense,dpf_p1", *arguments, folder=tmp_path)
     assert "2 of 2 cells are missing" in printed
     paths = sorted((tmp_path / "results" / "cifar10_short").iterdir())

@@ -1,0 +1,53 @@
+"""The figure of a comparison: accuracy against sparsity, a line for each arm."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.comparison import Score
+
+Scores = dict[str, dict[float, Score]]
+
+
+def draw(
+    scores: Scores, record: dict[str, Any], sparsity: str, path: pathlib.Path
+) -> None:
+    """Draws a line for each arm: mean and standard deviation over the seeds."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    colors = matplotlib.colormaps["tab10"].colors
+    styles = itertools.cycle(itertools.product(["-", "--", ":", "-."], colors))
+    sparsities = sorted({s for cells in scores.values() for s in cells if s})
+    places = {sparsity: place for place, sparsity in enumerate(sparsities)}
+    arms = [arm for arm in scores if arm != "dense"]
+    for i, (arm, (line, color)) in enumerate(zip(arms, styles, strict=False)):
+        # Side by side, so that the bars do not hide each other.
+        shift = 0.3 * (i / max(1, len(arms) - 1) - 0.5)
+        cells = scores[arm]
+        axes.errorbar(
+            [places[sparsity] + shift for sparsity in cells],
+            [each.mean for each in cells.values()],
+            [each.deviation or 0.0 for each in cells.values()],
+            label=arm,
+            linestyle=line,
+            color=color,
+            marker="o",
+            markersize=4,
+            capsize=2,
+        )
+    if "dense" in scores:
+        dense = scores["dense"][0.0]
+        axes.axhline(dense.mean, color="black", linewidth=1, label="dense")
+    axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
+    axes.set_xlabel(sparsity)
+    axes.set_ylabel("test accuracy, %, last epoch")
+    axes.set_title(f"{record['model']}, {record['data']}, {record['epochs']} epochs")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left", ncols=2, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
