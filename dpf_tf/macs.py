@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpf_tf import keras_api
+from dpf_tf.graph import is_graph, walk
+from dpf_tf.trace import Node, nodes_of
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 # The kernel is applied at every position of the output ...
@@ -95,7 +96,7 @@ def count_macs(model: Any) -> Macs:
         The counts. Layers with kernels that are of another kind (attention, recurrent,
         a class of one's own, a nested subclassed model) or that are called more than
         once are named in `not_counted`. Functions that are not layers, such as
-        `keras.ops.matmul`, are not seen.
+        `keras.ops.matmul`, are not seen, nor are calls for a loss alone.
 
     Raises:
         ValueError: if the model is neither functional nor sequential, if it is not
@@ -154,15 +155,14 @@ def products(model: Any) -> AllProducts:
     Raises:
         ValueError: as `count_macs` does, but for wrappers.
     """
-    calls_of_layers = _calls(model)
-    if calls_of_layers is None:
+    if not (is_graph(model) and getattr(model, "inputs", None)):
         raise ValueError(
             "`model` must be a functional or sequential model that is built. "
             f"Received: model={model!r}"
         )
     layers: dict[str, Products] = {}
     not_counted: list[str] = []
-    for path, outer, calls, tensors in _leaves(model, calls_of_layers):
+    for path, (outer, calls) in _calls(model).items():
         wrapped = isinstance(outer, PruneLowMagnitudeDPF)
         layer = outer.layer if wrapped else outer
         kind = keras_api.class_name(layer)
@@ -171,63 +171,31 @@ def products(model: Any) -> AllProducts:
             continue
         if kind not in _AT_OUTPUT | _AT_INPUT:
             not_counted.append(f"{path} ({type(layer).__name__})")
-        elif tensors is None:  # It feeds a loss alone (tf_keras's `add_loss`).
+        elif not calls:  # It feeds a loss alone (tf_keras's `add_loss`).
             not_counted.append(f"{path} ({kind}, not before an output)")
-        elif calls > 1:
-            # The sizes of one call only are looked up.
-            not_counted.append(f"{path} ({kind}, called {calls} times)")
+        elif len(calls) > 1:  # All these kinds have one output, one node a call.
+            not_counted.append(f"{path} ({kind}, called {len(calls)} times)")
         else:
-            tensor = tensors[0 if kind in _AT_INPUT else 1]
-            positions = _positions(layer, tensor.shape, path)
+            node = calls[0].inputs[0] if kind in _AT_INPUT else calls[0]
+            positions = _positions(layer, node.shape, path)
             layers[path] = Products(layer, wrapped, kernels, positions)
     return AllProducts(layers, tuple(not_counted))
 
 
-def _leaves(
-    model: Any, calls: dict[str, int], prefix: str = "", times: int = 1
-) -> Iterator[tuple[str, Any, int, Any]]:
-    """Yields path, layer, number of calls and tensors; enters nested models."""
-    tensors = _tensors(model)
-    for layer in model.layers:
-        path, total = prefix + layer.name, times * calls[layer.name]
-        inner = _calls(layer)
-        if inner is None:
-            yield path, layer, total, tensors.get(layer.name)
-        else:
-            yield from _leaves(layer, inner, f"{path}/", total)
+def _calls(model: Any) -> dict[str, tuple[Any, list[Node]]]:
+    """Returns each layer and its nodes in this very model, by path.
 
-
-def _calls(model: Any) -> dict[str, int] | None:
-    """Returns how often a model calls each of its layers, by the layer's name.
-
-    `None` if it is neither a functional model nor a sequential one that is built.
+    They come from the graph: a layer may have no configuration, and `layer.output` may
+    be that of another model.
     """
-    if not (hasattr(model, "layers") and getattr(model, "inputs", None)):
-        return None
-    layers = model.get_config().get("layers")
-    if layers is None:
-        return None
-    # A sequential model has no nodes in its configuration: one call each.
-    nodes = {x["config"]["name"]: x.get("inbound_nodes") for x in layers}
-    return {name: len(calls) if calls else 1 for name, calls in nodes.items()}
-
-
-def _tensors(model: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns an input and an output of each layer's call in this very model.
-
-    (A layer's `output` is that of its first call, which may be in another model.)
-    """
-    api = keras_api.of(model)
-    found = {}
-    seen = {id(tensor) for tensor in model.inputs}
-    ahead = list(model.outputs)
-    while ahead:
-        output = ahead.pop()
-        if id(output) not in seen:
-            seen.add(id(output))
-            layer, inputs = api.producer(output)
-            found[layer.name] = (inputs[0] if inputs else None, output)
-            ahead += inputs
+    found: dict[str, tuple[Any, list[Node]]] = {
+        path: (layer, []) for path, layer in walk(model)
+    }
+    for node in nodes_of(model):
+        if keras_api.of(node.layer) is not None:  # No input, nor `x + y`.
+            # A layer that lies in several models has a path in each, one in `walk`.
+            place = found.setdefault(node.path, (node.wrapper or node.layer, []))
+            place[1].append(node)
     return found
 
 

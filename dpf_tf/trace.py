@@ -82,7 +82,7 @@ def _call(model: Any, given: list[Node], prefix: str, made: list[Node]) -> list[
     """Adds the nodes of one call of a model; returns those of its outputs."""
     api = keras_api.of(model)
     found = {id(x): source for x, source in zip(model.inputs, given, strict=True)}
-    calls: dict[tuple[int, ...], list[Node]] = {}
+    calls: dict[tuple[int, int], list[Node]] = {}
     ahead = list(model.outputs)
     while ahead:
         tensor = ahead[-1]
@@ -96,8 +96,9 @@ def _call(model: Any, given: list[Node], prefix: str, made: list[Node]) -> list[
             continue
         path, sources = prefix + layer.name, [found[id(x)] for x in inputs]
         index = api.output_index(tensor)
-        if graph.is_graph(layer):
-            call = (id(layer), *map(id, sources))
+        # (A tf_keras Sequential whose class has a `call` of its own has no graph.)
+        if graph.is_graph(layer) and layer.inputs:
+            call = (id(layer), api.call_index(tensor))
             if call not in calls:
                 inside = [Node(path, None, None, [x], x.shape) for x in sources]
                 made += inside

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
 import dpf_tf
 from tests.helpers import assert_bits_equal, values
@@ -117,6 +119,66 @@ def test_a_layer_is_counted_by_its_call_in_this_model(keras):
         assert counted["back"].dense == size**2 * 3 * 3 * 4 * 2
 
 
+def test_calls_are_those_in_this_model_wherever_it_holds_the_layer(keras):
+    layers = keras.layers
+    shared = layers.Dense(4, name="shared")
+
+    def nested(name):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, shared(inputs), name=name)
+
+    once, twice, again = nested("once"), nested("twice"), nested("again")
+    inputs = keras.Input((4,))
+    both = layers.Add()([once(inputs), layers.Dense(4, name="own")(inputs)])
+    counted = dpf_tf.count_macs(keras.Model(inputs, both))
+    assert {path: each.dense for path, each in counted.layers.items()} == {
+        "once/shared": 16,
+        "own": 16,
+    }
+    assert not counted.not_counted
+    sums = layers.Add()([twice(inputs), twice(inputs), again(shared(inputs))])
+    counted = dpf_tf.count_macs(keras.Model(inputs, sums))
+    assert {path: each.dense for path, each in counted.layers.items()} == {
+        "again/shared": 16,
+        "shared": 16,
+    }
+    assert counted.not_counted == ("twice/shared (Dense, called 2 times)",)
+
+
+def test_no_layer_is_asked_for_its_configuration(keras):
+    class Scale(keras.layers.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, x):
+            return x * self.factor
+
+    class Apply(keras.layers.Layer):
+        def __init__(self, function, **options):
+            super().__init__(**options)
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, name="hidden"),
+            Scale(2),
+            Apply(lambda x: -x, name="negative"),
+            keras.layers.Dense(2, name="classes"),
+        ]
+    )
+    assert dpf_tf.count_macs(model).dense == 6 * 8 + 8 * 2
+    pruned = dpf_tf.prune_low_magnitude_dpf(model, dpf_tf.ConstantSparsity(0.5))
+    dpf_tf.MaskUpdater(pruned).update(0)
+    cost = dpf_tf.sparsity_report(pruned)["cost"]
+    assert cost["dense"]["macs"] == 6 * 8 + 8 * 2
+    assert cost["masked"]["macs"] == 6 * 8 / 2 + 8 * 2
+
+
 def test_counting_leaves_the_model_as_it_was(keras):
     model = keras.Sequential(
         [
@@ -159,6 +221,17 @@ def test_what_is_not_counted_is_named(keras):
         "own (Bilinear)",
         "twice (Dense, called 2 times)",
     ]
+
+
+def test_calls_for_a_loss_alone_are_not_counted():
+    layers = tf_keras.layers  # In Keras 3, losses are no part of the graph.
+    inputs = tf_keras.Input((4,))
+    shared, aside = layers.Dense(3, name="shared"), layers.Dense(5, name="aside")
+    model = tf_keras.Model(inputs, shared(inputs))
+    model.add_loss(tf.reduce_mean(aside(shared(-inputs))))
+    counted = dpf_tf.count_macs(model)
+    assert counted.layers == {"shared": (12, 12)}
+    assert counted.not_counted == ("aside (Dense, not before an output)",)
 
 
 def test_a_model_that_cannot_be_counted_is_refused(keras):

@@ -109,6 +109,17 @@ def test_the_costs_are_those_of_the_stripped_and_of_the_shrunken_model(keras):
     assert f"{filters['stem/kernel'][0]} of 8" in str(found)
 
 
+def test_a_schedule_that_cannot_be_saved_is_reported(keras):
+    dense = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(2)]
+    )
+    pruned = dpf_tf.prune_low_magnitude_dpf(dense, lambda step: (step % 4 == 0, 0.5))
+    dpf_tf.MaskUpdater(pruned).update(0)
+    cost = dpf_tf.sparsity_report(pruned)["cost"]
+    assert cost["dense"]["macs"] == 6 * 8 + 8 * 2
+    assert cost["masked"]["macs"] == 6 * 8 / 2 + 8 * 2
+
+
 def test_costs_that_cannot_be_told_are_none(keras):
     images = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3)(images)
