@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from dpf_tf import keras_api
-from dpf_tf.graph import is_graph, rebuild, wrappers
+from dpf_tf import copies, keras_api
+from dpf_tf.graph import is_graph, wrappers
 from dpf_tf.plan import Plan, plan
-from dpf_tf.strip import copy_variables, finalize, strip_pruning
+from dpf_tf.strip import strip_pruning
 
 _NAMED = 8  # So many reasons are given at most.
 
@@ -91,26 +91,18 @@ def _rebuilt(model: Any, planned: Plan) -> Any:
     changed = {
         id(x.layer) for x in planned.channels.nodes if x.layer and planned.changes(x)
     }
-    pairs: list[tuple[Any, Any]] = []
 
-    def fresh(layer: Any) -> Any:
-        if keras_api.of(layer) is None or keras_api.class_name(layer) == "TFOpLambda":
-            return layer  # An operation, such as `x + y`: it has no state.
-        if layer.built and not layer.variables and id(layer) not in changed:
-            return layer  # Its config may not tell all: a lambda, a vocabulary.
-        config = layer.get_config()
-        if id(layer) in changed:
-            config.update(planned.config(layer))
-        copy = type(layer).from_config(config)
-        pairs.append((layer, copy))
-        return copy
+    def make(layer: Any) -> Any:
+        if id(layer) not in changed or keras_api.class_name(layer) == "TFOpLambda":
+            return copies.fresh(layer)
+        config = {**layer.get_config(), **planned.config(layer)}
+        return type(layer).from_config(config)
 
-    small = rebuild(model, fresh, "shrink")
-    for layer, copy in pairs:
+    def fill(layer: Any, copy: Any) -> None:
         weights = planned.weights(layer) if id(layer) in changed else {}
         if not weights:
-            copy_variables(layer.variables, copy.variables, {}, f"layer '{layer.name}'")
+            copies.copy_state(layer, copy)
         for name, value in weights.items():
             getattr(copy, name).assign(value)
-    finalize(small)
-    return small
+
+    return copies.copy_model(model, "shrink", make, fill)

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from dpf_tf import keras_api, prunable
-from dpf_tf.graph import check_layers, is_graph, pruned_layers, rebuild, wrappers
+from dpf_tf import copies
+from dpf_tf.graph import check_layers, is_graph, pruned_layers, wrappers
 from dpf_tf.groups import missed_target
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
@@ -63,24 +63,11 @@ def _strip_one(model: Any, masked: dict[int, tf.Tensor]) -> Any:
             "cannot be cloned. Make a plain one without wrappers, build it by a call "
             "on a batch, and give it: `strip_pruning(pruned, into=plain_model)`."
         )
-    pairs: list[tuple[Any, Any]] = []
 
-    def fresh(layer: Any) -> Any:
-        if keras_api.of(layer) is None:
-            return layer  # An operation of Keras 3, such as `x + y`: it has no state.
-        source = layer.layer if isinstance(layer, PruneLowMagnitudeDPF) else layer
-        if source.built and not source.variables:
-            return source  # Its config may not tell all: a lambda, a vocabulary.
-        copy = type(source).from_config(source.get_config())
-        pairs.append((source, copy))
-        return copy
+    def fill(layer: Any, copy: Any) -> None:
+        copies.copy_state(layer, copy, masked)
 
-    stripped = rebuild(model, fresh, "strip")
-    for source, copy in pairs:
-        copy_variables(
-            source.variables, copy.variables, masked, f"layer '{source.name}'"
-        )
-    finalize(stripped)
+    stripped = copies.copy_model(model, "strip", copies.fresh, fill)
     if wrappers(stripped):
         raise ValueError(
             "These pruned layers lie inside layers of your own, which make them anew "
@@ -141,60 +128,22 @@ def _strip_layer(layer: Any, masked: dict[int, tf.Tensor]) -> Any:
                 "plain one, call it on a batch, and give it: "
                 "`strip_pruning(layer, into=plain_layer)`."
             )
-        copy_variables(layer.variables, copy.variables, masked, f"layer '{layer.name}'")
-        finalize(copy)
+        copies.copy_state(layer, copy, masked)
+        copies.finalize(copy)
     return copy
 
 
 def _fill(into: Any, model: Any, layers: list[tuple[str, Any]]) -> None:
     """Writes the weights of a pruned model into a plain one."""
     own = {id(v) for _, layer in layers for v in layer.own_variables}
-    source = [v for v in model.variables if id(v) not in own]
+    source = [v for v in copies.variables(model) if id(v) not in own]
+    target = copies.variables(into)
     ours = {id(v) for v in model.variables}
-    if any(id(v) in ours for v in into.variables):
+    if any(id(v) in ours for v in target):
         raise ValueError(
             f"`into` ({into.name}) shares its variables with the pruned model, whose "
             "dense weights would be lost. Give a model that was made anew, or a clone."
         )
-    _refuse_other_shapes(source, into.variables, f"`into` ({into.name})")
-    if keras_api.of(model) is keras_api.TF_KERAS:
-        # tf_keras lists what is frozen last: the order must be the same in both.
-        frozen = []
-        for each, variables in ((model, source), (into, into.variables)):
-            trained = {id(v) for v in each.trainable_variables}
-            frozen.append([id(v) not in trained for v in variables])
-        if frozen[0] != frozen[1]:
-            raise ValueError(
-                f"Other layers of `into` ({into.name}) are frozen than of the pruned "
-                "model. Set `trainable` of both alike."
-            )
-    masked = _masked_kernels(layers)
-    copy_variables(source, into.variables, masked, f"`into` ({into.name})")
-    finalize(into)
-
-
-def finalize(layer: Any) -> None:
-    """Lets layers such as `Normalization` derive anew what they compute with."""
-    if hasattr(layer, "finalize_state"):
-        layer.finalize_state()
-    for _, child in prunable.sublayers(layer):
-        finalize(child)
-
-
-def copy_variables(
-    source: list[Any], target: list[Any], masked: dict[int, tf.Tensor], where: str
-) -> None:
-    """Writes variables' values into others; `masked` has other values, by id."""
-    _refuse_other_shapes(source, target, where)
-    for old, new in zip(source, target, strict=True):
-        new.assign(masked.get(id(old), old))
-
-
-def _refuse_other_shapes(source: list[Any], target: list[Any], where: str) -> None:
-    described = [[(v.name, tuple(v.shape)) for v in vs] for vs in (source, target)]
-    shapes = [[shape for _, shape in description] for description in described]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"The variables of {where} are not those of the pruned model. "
-            f"Expected: {described[0]}. Found: {described[1]}"
-        )
+    copies.check_shapes(source, target, f"`into` ({into.name})", "the pruned model")
+    copies.write(source, target, _masked_kernels(layers))
+    copies.finalize(into)

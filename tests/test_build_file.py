@@ -38,7 +38,7 @@ ROOMS = (
     ("eligible", "layer_call"),
     ("wrapper",),
     ("graph", "selection"),
-    ("trace",),
+    ("copies", "trace"),
     ("kinds",),
     ("carriers", "channels", "constants"),
     ("ties",),

@@ -378,6 +378,40 @@ def test_a_killed_fit_resumes_as_if_nothing_had_happened(keras, callbacks):
     assert_bits_equal(state(resumed), expected)
 
 
+def test_a_loaded_model_may_be_wrapped_again_as_it_was(keras, tmp_path):
+    model = scheduled_model(keras, 0.75)  # `fit` fills in when the ramp ends.
+    fit(model, dpf_tf.PruningCallback(), epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert dpf_tf.prune_low_magnitude_dpf(loaded, 0.75) is not None
+    with pytest.raises(ValueError, match="wrapped already, with other settings"):
+        dpf_tf.prune_low_magnitude_dpf(loaded, 0.5)
+
+
+def test_the_age_of_masks_goes_on_after_a_break(keras, tmp_path):
+    """Masks are due every 2 steps, and stand still in the last of 2 epochs."""
+    ages = []
+
+    class Log(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            ages.append(logs["mask_age"])
+
+    def callbacks():
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+        return dpf_tf.PruningCallback(settle=0.5), backup
+
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.75, end_step=8, frequency=2)
+    fit(scheduled_model(keras, schedule), *callbacks(), Log(), epochs=2)
+    whole = list(ages)
+    with pytest.raises(Killed):
+        model = scheduled_model(keras, schedule)
+        fit(model, *callbacks(), killer(keras, 1, 0), epochs=2)
+    ages.clear()
+    fit(scheduled_model(keras, schedule), *callbacks(), Log(), epochs=2)
+    assert ages == whole[len(whole) // 2 :]
+    assert ages[-1] > len(ages) // 2
+
+
 def test_logs_of_a_resumed_fit_start_with_the_restored_sparsity(keras, tmp_path):
     logged = []
 
@@ -558,12 +592,9 @@ def test_other_frozen_layers_do_not_mix_up_the_weights_of_a_plain_model(keras):
     plain = keras.models.clone_model(model)
     plain.layers[0].trainable = False
     x = np.ones((2, 4), "float32")
-    if keras is tf_keras:
-        with pytest.raises(ValueError, match="Other layers of `into`"):
-            dpf_tf.strip_pruning(pruned, into=plain)
-    else:
-        dpf_tf.strip_pruning(pruned, into=plain)
-        np.testing.assert_array_equal(plain(x).numpy(), pruned(x).numpy())
+    dpf_tf.strip_pruning(pruned, into=plain)
+    np.testing.assert_array_equal(plain(x).numpy(), pruned(x).numpy())
+    assert [layer.trainable for layer in plain.layers] == [False, True, True]
 
 
 def dense(keras, units):

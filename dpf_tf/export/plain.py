@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dpf_tf import keras_api, prunable
-from dpf_tf.graph import rebuild, wrappers
-from dpf_tf.strip import finalize, strip_pruning
+from dpf_tf import copies, keras_api, prunable
+from dpf_tf.graph import wrappers
+from dpf_tf.strip import strip_pruning
 
 _HALVES = ("float16", "bfloat16")
 
@@ -60,13 +60,10 @@ def layers_of(layer: Any) -> Iterator[Any]:
 
 def _in_float32(model: Any) -> Any:
     """Returns a copy whose layers compute in float32; TFLite has no float16 layers."""
-    pairs = []
 
-    def fresh(layer: Any) -> Any:
-        if keras_api.of(layer) is None:
-            return layer  # An operation of Keras 3, such as `x + y`.
+    def make(layer: Any) -> Any:
         try:
-            copy = type(layer).from_config(_float32(layer.get_config()))
+            return type(layer).from_config(_float32(layer.get_config()))
         except Exception as error:
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) computes in half "
@@ -74,20 +71,14 @@ def _in_float32(model: Any) -> Any:
                 "model without mixed precision, carry the weights over "
                 "(`float32_model.set_weights(model.get_weights())`), and export that."
             ) from error
-        pairs.append((layer, copy))
-        return copy
 
     policies = keras_api.of(model).module.mixed_precision
     before = policies.global_policy()
     policies.set_global_policy("float32")  # A config may leave the dtype to it.
     try:
-        copy = rebuild(model, fresh, "export")
+        return copies.copy_model(model, "export", make, copies.copy_state)
     finally:
         policies.set_global_policy(before)
-    for source, target in pairs:
-        target.set_weights(source.get_weights())
-    finalize(copy)
-    return copy
 
 
 def _float32(config: Any) -> Any:
