@@ -8,28 +8,20 @@ accuracy at test time depends on how many steps ago they last did.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
+
+import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
 from dpf_tf.graph import wrappers
+from dpf_tf.layer_call import untraced
 
 
 def batch_norm_layers(model: Any) -> list[Any]:
     """Returns every batch norm layer of a model, at any depth."""
     base = keras_api.of(model).module.layers.BatchNormalization
-    seen: set[int] = set()
-
-    def visit(layer: Any) -> Iterator[Any]:
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        if isinstance(layer, base):
-            yield layer
-        for _, child in prunable.sublayers(layer):
-            yield from visit(child)
-
-    return list(visit(model))
+    return [layer for layer in prunable.all_layers(model) if isinstance(layer, base)]
 
 
 def recalibrate_batch_norm(
@@ -88,13 +80,17 @@ def recalibrate_batch_norm(
     permitted = [layer.permit(True) for layer in pruned]
     batches, finished = 0, False
     try:
+        for variable, value in state:
+            if id(variable) in statistics:  # Zero times NaN would be NaN.
+                variable.assign(tf.zeros_like(value))
         for batch in itertools.islice(dataset, steps):
             x, _, _ = api.module.utils.unpack_x_y_sample_weight(batch)
             for norm in norms:  # The average of all batches up to this one.
                 norm.momentum = batches / (batches + 1)
-            _run(model, x)
+            with untraced(model):
+                _run(model, x)
             batches += 1
-        finished = True
+        finished = batches > 0
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -118,5 +114,4 @@ def check_batches(name: str, data: Any) -> None:
 
 
 def _run(model: Any, x: Any) -> None:
-    # Eagerly: a traced function would keep the momentum of its first batch.
     keras_api.strategy_of(model).run(lambda x: model(x, training=True), args=(x,))

@@ -303,7 +303,14 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         logs["sparsity"] = self._updater.sparsity
         logs["mask_flips"] = self._flips
         since = self._updater.last_change
-        logs["mask_age"] = self._bound - (self._start if since is None else since)
+        since = self._due_before() if since is None else since
+        logs["mask_age"] = self._bound - since
+
+    def _due_before(self) -> int:
+        """Returns when masks were last due before this `fit`; else its first step."""
+        last = int(min(self._start - 1, self._last_step))
+        found = (s.schedule.last_update(last) for s in self._updater.settings)
+        return max((step for step in found if step is not None), default=self._start)
 
 
 def _refusing(function: Any, layers: list[Any]) -> Any:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import check_batches
 from dpf_tf.feedback import probing
-from dpf_tf.graph import walk, wrappers
+from dpf_tf.graph import wrappers
+from dpf_tf.layer_call import untraced
 
 LARGEST_SCALE = 2.0**15  # What Keras's loss scaling begins with.
 
@@ -66,14 +67,10 @@ class GradientPass:
             # Statistics of batch norm differ between replicas.
             copies = [copy for variable in touched for copy in api.copies(variable)]
         state = [(copy, copy.read_value()) for copy in copies]
-        eagerly = tf.config.functions_run_eagerly()
-        if any(hasattr(layer.call, "get_concrete_function") for layer in self._all()):
-            # What such a layer has traced in training would be used again here.
-            tf.config.run_functions_eagerly(True)
         try:
-            return self._finite(step, batch, kernels)
+            with untraced(self._model):
+                return self._finite(step, batch, kernels)
         finally:
-            tf.config.run_functions_eagerly(eagerly)
             for layer, before in zip(layers, permitted, strict=True):
                 layer.permit(before)
             for copy, value in state:
@@ -81,10 +78,6 @@ class GradientPass:
             for metric in self._metrics():  # tf_keras makes some in the first pass.
                 if not any(metric is each for each in known):
                     metric.reset_state()
-
-    def _all(self) -> list[Any]:
-        """Returns the model and every layer in it."""
-        return [self._model, *(layer for _, layer in walk(self._model))]
 
     def _metrics(self) -> list[Any]:
         return list(getattr(self._model, "metrics", []))

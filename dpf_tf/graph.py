@@ -57,12 +57,7 @@ def wrappers(model: Any) -> list[tuple[str, PruneLowMagnitudeDPF]]:
 
     is_model = isinstance(model, keras_api.of(model).module.Model)
     visit(model, "" if is_model else model.name)
-    taken: dict[str, int] = {}
-    unique = []
-    for path, layer in found:  # A subclassed model may hold layers of the same name.
-        taken[path] = taken.get(path, 0) + 1
-        unique.append((path if taken[path] == 1 else f"{path}:{taken[path]}", layer))
-    return unique
+    return found
 
 
 def output_layers(model: Any) -> set[int]:

@@ -50,8 +50,10 @@ def collect(
         frozen: whether those take part, too, whose masks cannot change.
 
     Raises:
-        ValueError: if a pattern of an allocation matches no kernel.
+        ValueError: if a pattern of an allocation matches no kernel, or two wrappers
+            prune one variable.
     """
+    _refuse_shared(layers)
     members: list[tuple[Settings, list[tuple[str, Any]]]] = []
     for path, layer in layers if frozen else movable(layers):
         for settings, alike in members:
@@ -77,6 +79,20 @@ def collect(
             ]
             allocation_lib.check_patterns(allocation, paths)
     return groups
+
+
+def _refuse_shared(layers: list[tuple[str, Any]]) -> None:
+    """Raises if two wrappers prune one variable: it would have two masks."""
+    owners: dict[int, str] = {}
+    for path, layer in layers:
+        for kernel in layer.places:
+            name = f"{path}/{kernel.path}"
+            other = owners.setdefault(id(kernel.variable), name)
+            if other != name:
+                raise ValueError(
+                    f"'{name}' is the same variable as '{other}', and would have two "
+                    "masks. Leave one of the two layers dense with `exclude=`."
+                )
 
 
 def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Group:

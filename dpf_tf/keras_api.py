@@ -25,7 +25,8 @@ class Kernel(NamedTuple):
         variable: the dense variable.
         owner: the layer that owns the variable.
         attribute: the owner's attribute that holds it; `None` if it is in a container.
-        kind: `"kernel"`, `"depthwise"` or `"embedding"`.
+        kind: `"kernel"`, `"depthwise"` or `"embedding"`; `"follower"` of a bias or of
+            batch norm's weights.
     """
 
     path: str
@@ -36,6 +37,11 @@ class Kernel(NamedTuple):
 
 
 Pruned = Sequence[tuple[Kernel, tf.Tensor]]
+
+
+def weight_name(variable: Any) -> str:
+    """Returns a weight's own name, alike in both Kerases: tf_keras says `layer/w:0`."""
+    return variable.name.rsplit("/", 1)[-1].partition(":")[0]
 
 
 class _PrunedScope(keras.StatelessScope):
@@ -163,9 +169,14 @@ class _EitherKeras:
         return made is None or extended.variable_created_in_scope(made)
 
     @staticmethod
+    def call_index(tensor: Any) -> int:
+        """Returns which of its layer's calls made a symbolic tensor."""
+        return tensor._keras_history[1]  # Public attributes tell names only.
+
+    @staticmethod
     def output_index(tensor: Any) -> int:
         """Returns which of its layer's outputs a symbolic tensor is."""
-        return tensor._keras_history[2]  # Public attributes tell names only.
+        return tensor._keras_history[2]
 
 
 class Keras3(_EitherKeras):

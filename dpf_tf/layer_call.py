@@ -1,14 +1,32 @@
-"""How a wrapped layer is called: with what Keras gives to the wrapper, by its names."""
+"""How layers are called: wrapped ones by their names, traced ones without the trace."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import keras_api
+from dpf_tf import keras_api, prunable
+
+
+@contextlib.contextmanager
+def untraced(model: Any) -> Iterator[None]:
+    """Runs in Python the layers whose `call` is a `tf.function`.
+
+    A traced call goes on with what it found in its layers when it was traced.
+    """
+    eagerly = tf.config.functions_run_eagerly()
+    calls = (layer.call for layer in prunable.all_layers(model))
+    if any(hasattr(call, "get_concrete_function") for call in calls):
+        tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 def by_name(

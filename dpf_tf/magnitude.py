@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from dpf_tf import keras_api
+from dpf_tf.batch_norm import batch_norm_layers
 from dpf_tf.graph import is_graph, wrappers
 from dpf_tf.model import prune
 from dpf_tf.schedules import ConstantSparsity
@@ -76,9 +79,14 @@ def magnitude_prune(
         layers=layers,
         exclude=exclude,
     )
+    # The two models share their variables, and silence sets means to zero.
+    means = [norm.moving_mean for norm in batch_norm_layers(pruned)]
+    values = [tf.identity(mean) for mean in means]
     updater = MaskUpdater(pruned)
     updater.update(0)
     updater.silence()
     stripped = strip_pruning(pruned)
     updater.release()
+    for mean, value in zip(means, values, strict=True):
+        mean.assign(value)
     return stripped

@@ -7,6 +7,7 @@ or named by the layer itself through `get_prunable_weights`. Composite layers
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -112,7 +113,17 @@ def _items(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def sublayers(layer: Any) -> Iterator[tuple[str, Any]]:
-    """Yields `(name, layer)` of the direct sublayers of a layer or model."""
+    """Yields `(name, layer)` of the direct sublayers of a layer or model.
+
+    A subclassed model may hold several of one name: the second `fc` is `fc:2`.
+    """
+    taken: collections.Counter[str] = collections.Counter()
+    for name, child in _sublayers(layer):
+        taken[name] += 1
+        yield name if taken[name] == 1 else f"{name}:{taken[name]}", child
+
+
+def _sublayers(layer: Any) -> Iterator[tuple[str, Any]]:
     api = keras_api.of(layer)
     assert api is not None
     if isinstance(layer, api.module.Model):
@@ -133,6 +144,20 @@ def sublayers(layer: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(item, api.module.layers.Layer) and id(item) not in seen:
                 seen.add(id(item))
                 yield name, item
+
+
+def all_layers(layer: Any) -> Iterator[Any]:
+    """Yields a layer or model and all that it is made of, at any depth, each once."""
+    seen: set[int] = set()
+
+    def visit(layer: Any) -> Iterator[Any]:
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            for _, child in sublayers(layer):
+                yield from visit(child)
+
+    yield from visit(layer)
 
 
 def _own_weights(layer: Any) -> dict[int, str | None]:
@@ -253,19 +278,17 @@ def unknown_kernels(layer: Any) -> list[str]:
     ):
         return []
     if _known_class(layer, _OPAQUE):
-        names = [w.name for w in layer.trainable_weights if len(w.shape) > 1]
+        matrices = [w for w in layer.trainable_weights if len(w.shape) > 1]
+        names = [keras_api.weight_name(weight) for weight in matrices]
         return names if layer.built else ["kernel"]
     found = []
     if not _attributes(layer):
         own = _own_weights(layer)
         for weight in layer.trainable_weights:
+            name = keras_api.weight_name(weight)
             # Attention's biases have two axes: the name decides, then the rank.
-            if (
-                id(weight) in own
-                and len(weight.shape) > 1
-                and "bias" not in weight.name
-            ):
-                found.append(weight.name)
+            if id(weight) in own and len(weight.shape) > 1 and "bias" not in name:
+                found.append(name)
     for _, child in sublayers(layer):
         found.extend(unknown_kernels(child))
     return found

@@ -12,7 +12,7 @@ from dpf_tf import prunable
 from dpf_tf.cost import cost_of
 from dpf_tf.graph import is_graph, output_layers, pruned_layers, walk, wrappers
 from dpf_tf.groups import count_kept, size, views
-from dpf_tf.keras_api import Kernel
+from dpf_tf.keras_api import Kernel, weight_name
 from dpf_tf.selection import default_reason
 from dpf_tf.structures import Filters, Structure
 from dpf_tf.text import table
@@ -174,7 +174,7 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
         if not inner.trainable:
             for weight in inner.weights:
                 if len(weight.shape) > 1:
-                    yield f"{path}/{weight.name}", weight, "frozen layer"
+                    yield f"{path}/{weight_name(weight)}", weight, "frozen layer"
             continue
         for kernel in prunable.kernels(inner):
             reason = default_reason(kernel, id(layer) in outputs, structure)
@@ -182,8 +182,8 @@ def _left_in_graph(model: Any) -> Iterator[tuple[str, Any, str]]:
             yield f"{path}/{kernel.path}", kernel.variable, reason
         names = prunable.unknown_kernels(inner)
         for weight in inner.trainable_weights:
-            if weight.name in names:
-                yield f"{path}/{weight.name}", weight, "unknown layer"
+            if (name := weight_name(weight)) in names:
+                yield f"{path}/{name}", weight, "unknown layer"
 
 
 def _structure(model: Any) -> tuple[Structure, Callable[[Any], str | None]]:

@@ -178,8 +178,9 @@ def _check(kernels: list[np.ndarray], names: Sequence[str], keep: int) -> None:
     for name, kernel in zip(names, kernels, strict=True):
         if kernel.dtype != np.float32:
             raise TypeError(
-                f"Kernel {name} is {kernel.dtype}, expected float32. Rank the float32 "
-                "variable itself: rounding to another type makes and breaks ties."
+                f"What ranks {name} is {kernel.dtype}, expected float32. Rank the "
+                "float32 variable itself: rounding to another type makes and breaks "
+                "ties. Scores of your own: `scores.astype(np.float32)`."
             )
         if not kernel.size:
             raise ValueError(f"Kernel {name} has no weights. Its shape: {kernel.shape}")

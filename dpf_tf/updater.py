@@ -95,7 +95,8 @@ class MaskUpdater:
         self._begun = False  # This object has made masks.
         self._last_change: int | None = None
         self._found: list[tuple[str, Any]] | None = None
-        self._groups: list[Group] | None = None
+        self._groups: list[Group] = []
+        self._grouped: list[Any] = []  # The layers of these groups.
         self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
         self._sparsity = 0.0
         for layer in self.layers:
@@ -115,7 +116,7 @@ class MaskUpdater:
         """Fills in what schedules leave to the length of the training, once."""
         for layer in self.layers:
             layer.resolve_schedule(total_steps, epoch_steps)
-        self._groups = None
+        self._grouped = []
 
     def due(self, step: int) -> bool:
         """Tells whether masks are recomputed at `step`."""
@@ -169,7 +170,7 @@ class MaskUpdater:
             if not layer.built and (layer in self._late or layer.settings in settings)
         ]
         before = None if self._begun else count_kept([m for g in due for m in g.masks])
-        updates = [self._update_group(group, step) for group in due]
+        updates = [self._update_group(group, _as_of(group, steps)) for group in due]
         if before is not None and due:
             self._begun = True
             self._warn_if_set_back(before, sum(kept for _, kept in updates), due, step)
@@ -237,12 +238,13 @@ class MaskUpdater:
         return found
 
     def _collect(self) -> list[Group]:
-        if self._groups is not None:
-            return self._groups
         layers = self._pruned_layers()
+        present = [layer for _, layer in movable(layers)]  # One may be frozen by now.
+        if present and present == self._grouped:
+            return self._groups
         groups = collect(self._model, layers)
-        if groups and all(layer.built for _, layer in movable(layers)):
-            self._groups = groups
+        if groups and all(layer.built for layer in present):
+            self._groups, self._grouped = groups, present
         return groups
 
     def _update_group(self, group: Group, step: int) -> tuple[int, int]:
@@ -405,6 +407,15 @@ class MaskUpdater:
                 "instead of a sudden target, or leave them dense with `exclude=`.",
                 stacklevel=4,
             )
+
+
+def _as_of(group: Group, steps: range) -> int:
+    """Returns the last of the steps, or when a mask was due before its layers' time."""
+    schedule, step = group.settings.schedule, steps[-1]
+    if any(schedule(t)[0] for t in steps):
+        return step
+    due = schedule.last_update(step)
+    return step if due is None else due
 
 
 def _described(arrays: list[np.ndarray]) -> str:

@@ -54,6 +54,7 @@ class _State:
     asked_followers: tuple[str, ...] = ()
     followers: tuple[Kernel, ...] = ()
     kept: tuple[str, ...] = ()  # What the method keeps for each kernel.
+    attributes: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     penalties: list[Any] = dataclasses.field(default_factory=list)  # Last added.
     proved: set[str] = dataclasses.field(default_factory=set)
 
@@ -82,6 +83,8 @@ class PruneLowMagnitudeDPF:
             before them are pruned, once the masks are at rest; see `dpf_tf.Filters`. By
             default the layer's own bias, if whole filters are pruned.
         frozen: the masks never change again (`freeze_masks` sets it).
+        asked_schedule: of a wrapper that is loaded, the schedule that it was made with,
+            before the length of a training was filled in.
         **kwargs: `name`, `dtype` and `trainable`; by default the wrapped layer's.
 
     Raises:
@@ -137,6 +140,7 @@ class PruneLowMagnitudeDPF:
         kernels: list[str] | None = None,
         followers: Sequence[str] | None = None,
         frozen: bool = False,
+        asked_schedule: Any = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(layer, PruneLowMagnitudeDPF):
@@ -150,11 +154,15 @@ class PruneLowMagnitudeDPF:
         # A model of tf_keras asks this before it resets states.
         self.stateful = getattr(layer, "stateful", False)
         settings = Settings.checked(pruning_schedule, allocation, structure, method)
+        asked = settings
+        if asked_schedule is not None:
+            schedule = schedules.as_schedule(asked_schedule)
+            asked = dataclasses.replace(settings, schedule=schedule)
         if followers is None:
             followers = settings.structure.followers
         self._state = _State(
             settings=settings,
-            asked=settings,
+            asked=asked,
             chosen=None if kernels is None else tuple(kernels),
             asked_followers=tuple(followers),
             frozen=bool(frozen),
@@ -223,14 +231,24 @@ class PruneLowMagnitudeDPF:
                 )
 
     def _add_state(self, path: str, name: str, value: np.ndarray) -> None:
+        names = self._state.attributes
+        attribute = f"{path.replace('/', '_')}_{name}"
+        # Of another path, as `a_b/c` and `a/b_c`; or a method, as `compute_mask`.
+        while attribute in names.values() or hasattr(type(self), attribute):
+            attribute += "_"
         variable = self.add_weight(
-            name=_state_name(path, name),
+            name=attribute,
             shape=value.shape,
             initializer=lambda shape, dtype=None: tf.constant(value),
             **self._api.state_options(value.dtype.name),
         )
         # An attribute, not a list item: tf.train.Checkpoint would skip a list.
-        setattr(self, _state_name(path, name), variable)
+        setattr(self, attribute, variable)
+        names[path, name] = attribute
+
+    def _own(self, path: str, name: str) -> Any:
+        """Returns the mask of a kernel or follower, or what the method keeps for it."""
+        return getattr(self, self._state.attributes[path, name])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the wrapped layer with its pruned kernels."""
@@ -274,17 +292,14 @@ class PruneLowMagnitudeDPF:
     def _silence(self, follower: Kernel) -> tf.Tensor:
         read = self._api.dense
         dense = read(follower.variable)
-        mask = read(getattr(self, _state_name(follower.path, "mask")))
+        mask = read(self._own(follower.path, "mask"))
         return substitute(dense, masked(dense, mask), lambda x: masked(x, mask))
 
     def _prune(self, kernel: Kernel) -> tf.Tensor:
         method, read = self.settings.method, self._api.dense
         dense = read(kernel.variable)
-        mask = read(getattr(self, _state_name(kernel.path, "mask")))
-        state = {
-            name: read(getattr(self, _state_name(kernel.path, name)))
-            for name in self._state.kept
-        }
+        mask = read(self._own(kernel.path, "mask"))
+        state = {name: read(self._own(kernel.path, name)) for name in self._state.kept}
 
         pruned, probe = method.forward(dense, mask, state), probe_of(kernel.variable)
         if probe is not None:
@@ -310,7 +325,7 @@ class PruneLowMagnitudeDPF:
         asked = (
             state.settings.method.penalty(
                 read(kernel.variable),
-                read(getattr(self, _state_name(kernel.path, "mask"))),
+                read(self._own(kernel.path, "mask")),
             )
             for kernel in state.kernels
         )
@@ -350,7 +365,7 @@ class PruneLowMagnitudeDPF:
     def masks(self) -> dict[str, Any]:
         """The masks: path below the layer -> boolean variable, `False` is pruned."""
         return {
-            kernel.path: getattr(self, _state_name(kernel.path, "mask"))
+            kernel.path: self._own(kernel.path, "mask")
             for kernel in self._state.kernels
         }
 
@@ -359,8 +374,7 @@ class PruneLowMagnitudeDPF:
         """What the method keeps beside the masks: path -> name -> float32 variable."""
         return {
             kernel.path: {
-                name: getattr(self, _state_name(kernel.path, name))
-                for name in self._state.kept
+                name: self._own(kernel.path, name) for name in self._state.kept
             }
             for kernel in self._state.kernels
         }
@@ -379,10 +393,7 @@ class PruneLowMagnitudeDPF:
     @property
     def follower_masks(self) -> list[Any]:
         """The masks of the followers: `False` where they are silenced."""
-        return [
-            getattr(self, _state_name(follower.path, "mask"))
-            for follower in self._state.followers
-        ]
+        return [self._own(follower.path, "mask") for follower in self._state.followers]
 
     @property
     def computed(self) -> list[tuple[Any, tf.Tensor]]:
@@ -469,6 +480,9 @@ class PruneLowMagnitudeDPF:
             followers=list(self._state.asked_followers),
             frozen=self._state.frozen,
         )
+        asked = self._state.asked.schedule
+        if asked != self.settings.schedule:
+            config["asked_schedule"] = schedules.serialize(asked, keras)
         return config
 
     def _kernel_paths(self) -> list[str] | None:
@@ -480,9 +494,10 @@ class PruneLowMagnitudeDPF:
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Makes a wrapper from `get_config`'s dictionary."""
         config = dict(config)
-        config["pruning_schedule"] = schedules.deserialize(
-            config["pruning_schedule"], cls._api.module, custom_objects
-        )
+        for name in config.keys() & {"pruning_schedule", "asked_schedule"}:
+            config[name] = schedules.deserialize(
+                config[name], cls._api.module, custom_objects
+            )
         config["structure"] = structures.deserialize(config["structure"])
         config["method"] = methods.deserialize(
             config.get("method", "dpf"), cls._api.module, custom_objects
@@ -497,6 +512,14 @@ class PruneLowMagnitudeDPF:
             config, custom_objects=custom_objects
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What is read from the wrapped layer is written there, too.
+        own = "_state" not in vars(self) or name in vars(self) or name.startswith("_")
+        if own or hasattr(type(self), name) or not hasattr(self.layer, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.layer, name, value)
+
     def __getattr__(self, name: str) -> Any:
         # Reached only for what the wrapper itself does not have.
         if name.startswith("_") or name == "layer":
@@ -507,10 +530,6 @@ class PruneLowMagnitudeDPF:
 def _mode(training: Any) -> str:
     """Returns the kind of a call; a layer may use other kernels in training."""
     return "symbolic" if tf.is_tensor(training) else str(bool(training))
-
-
-def _state_name(path: str, name: str) -> str:
-    return f"{path.replace('/', '_')}_{name}"
 
 
 @functools.cache

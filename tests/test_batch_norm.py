@@ -140,6 +140,34 @@ def test_recalibrated_statistics_are_the_averages_over_the_batches(keras):
     np.testing.assert_allclose(layer.moving_variance, data.var(1).mean(0), rtol=1e-4)
 
 
+def test_a_call_that_is_traced_does_not_keep_the_momentum_of_the_first_batch(keras):
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+
+        @tf.function
+        def call(self, inputs, training=None):
+            return self.norm(inputs, training=training)
+
+    block = Block()
+    model = keras.Sequential([keras.Input((3,)), block])
+    data = np.random.default_rng(0).normal(3, 2, (5, 16, 3)).astype("float32")
+    dpf_tf.recalibrate_batch_norm(model, list(data))
+    found = block.norm.moving_mean
+    np.testing.assert_allclose(found, data.mean(1).mean(0), rtol=1e-5)
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_recalibration_mends_statistics_that_are_no_numbers(keras):
+    layer = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), layer])
+    layer.moving_mean.assign(np.array([np.nan, np.inf, 0], np.float32))
+    data = np.random.default_rng(0).normal(3, 2, (16, 3)).astype("float32")
+    dpf_tf.recalibrate_batch_norm(model, [data])
+    np.testing.assert_allclose(layer.moving_mean, data.mean(0), rtol=1e-5)
+
+
 def test_the_callback_recalibrates_before_each_validation(keras):
     model = net(keras)
     train(model, 0, COMMON, settle=0)

@@ -350,6 +350,23 @@ def test_early_stopping_before_the_target_is_warned_about(keras):
         fit(model, dpf_tf.PruningCallback(), Stop())
 
 
+@pytest.mark.parametrize("how", ["freeze_masks", "trainable"])
+def test_a_layer_frozen_between_two_updates_keeps_its_masks(keras, how):
+    model = small_model(keras, dpf_tf.ConstantSparsity(0.5, frequency=1))
+    layer = model.get_layer("hidden")
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    before = dpf_tf.get_masks(model)["hidden/kernel"]
+    if how == "freeze_masks":
+        layer.set_frozen(True)
+    else:
+        layer.trainable = False
+    layer.kernel.assign(-layer.kernel.numpy()[::-1])
+    updater.update(1)
+    after = dpf_tf.get_masks(model)["hidden/kernel"]
+    np.testing.assert_array_equal(before, after)
+
+
 def test_restored_weights_of_a_denser_epoch_are_warned_about(keras):
     schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=96)
     model = small_model(keras, schedule)

@@ -121,7 +121,7 @@ def refused(*arguments, folder):
         ("--sparsities=95", "shares of what is pruned, .* Received: 95.0"),
         ("--seeds=0.5", "--seeds must be numbers .* Received: 0.5"),
         ("--arms=dfp", "Unknown arms: dfp. Known: dense"),
-        ("--arms=dense", r"cifar10 is not prepared in .*\n.*python -c"),
+        ("--arms=dense", r"cifar10 is not prepared: .*\n.*python -c"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_a_training(
@@ -167,7 +167,7 @@ def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
         return errorbar(axes, *arguments, **options)
 
     monkeypatch.setattr(Axes, "errorbar", noted)
-    cells = [record(arm, 0.9, 0, 0.5) for arm in ARMS]
+    cells = [record(arm, 0.9 * (arm != "dense"), 0, 0.5) for arm in ARMS]
     about = {"model": "m", "data": "d", "epochs": 1}
     path = tmp_path / "figure.png"
     accuracy_figure.draw(comparison.scores(cells), about, "sparsity", path)

@@ -335,6 +335,18 @@ def test_a_file_of_another_kind_is_not_written_over(keras, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_model_that_gives_nan_in_half_precision_alone_is_refused(keras, tmp_path):
+    first, second = (keras.initializers.Constant(value) for value in (300.0, -300.0))
+    layers = [
+        keras.layers.Dense(64, dtype="mixed_float16", kernel_initializer=first),
+        keras.layers.Dense(64, dtype="mixed_float16", kernel_initializer=second),
+    ]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(2)])
+    samples = np.ones((4, 8), np.float32)
+    with pytest.raises(ExportError, match="NaN or infinity .* in the precision"):
+        dpf_tf.export_tflite(model, tmp_path / "model.tflite", samples=samples)
+
+
 def test_a_model_that_gives_nan_is_refused(keras, tmp_path):
     model = mlp(keras)
     model.layers[-1].set_weights([w * np.nan for w in model.layers[-1].get_weights()])

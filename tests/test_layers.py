@@ -580,6 +580,17 @@ def test_attributes_of_the_wrapped_layer_pass_through(keras):
         _ = wrapper.filters
 
 
+def test_attributes_that_are_set_reach_the_wrapped_layer(keras):
+    layer = keras.layers.Dense(4)
+    wrapper = wrap(layer)
+    wrapper.activation = keras.activations.relu
+    wrapper.note = "of the wrapper"
+    assert layer.activation is keras.activations.relu
+    assert wrapper.note == "of the wrapper" and not hasattr(layer, "note")
+    inputs = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    assert np.min(wrapper(inputs)) == 0
+
+
 def test_a_wrapped_layer_has_the_same_trainable_weights(keras):
     layer = keras.layers.Dense(4)
     wrapper = wrap(layer)

@@ -790,6 +790,47 @@ def test_a_batch_norm_without_scale_is_silent_too(keras):
     assert dpf_tf.shrink(model).get_layer("a").filters == 4
 
 
+def test_magnitude_pruning_leaves_the_given_model_as_it_was(keras):
+    """Silence sets to zero the mean of a batch norm without scale."""
+    layers, images = keras.layers, keras.Input((8, 8, 2))
+    x = layers.Conv2D(8, 3, use_bias=False, name="a")(images)
+    norm = layers.BatchNormalization(scale=False)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(norm(x)))
+    model = keras.Model(images, layers.Dense(2)(x))
+    norm.moving_mean.assign(np.arange(1, 9, dtype=np.float32))
+    before = values(model.variables)
+    sparse = dpf_tf.magnitude_prune(model, 0.5, dpf_tf.Filters())
+    assert_bits_equal(values(model.variables), before)
+    assert np.sum(sparse.get_layer(norm.name).moving_mean.numpy() == 0) == 4
+
+
+def test_the_first_epoch_of_sfp_is_dense_in_layers_built_by_it_too(keras):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            hidden = keras.layers.Dense(8, name="hidden")
+            schedule = dpf_tf.ConstantSparsity(0.5, frequency="epoch")
+            self.hidden = dpf_tf.PruneLowMagnitudeDPF(hidden, schedule, method="sfp")
+            self.logits = keras.layers.Dense(1)
+
+        def call(self, inputs):
+            return self.logits(self.hidden(inputs))
+
+    shares = []
+
+    class Log(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            (mask,) = values(model.hidden.masks.values())
+            shares.append(mask.mean())
+
+    model = Net()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    x, y = np.random.default_rng(0).normal(size=(2, 64, 1)).astype("float32")
+    callbacks = [dpf_tf.PruningCallback(settle=0), Log()]
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
+    assert shares == [1.0] * 4 + [0.5] * 4
+
+
 def test_what_is_wrapped_and_cannot_be_pruned_is_named(keras):
     schedule = dpf_tf.ConstantSparsity(0.5)
     wrapped = dpf_tf.prune(

@@ -71,13 +71,16 @@ class Reference:
             {new: sample[old] for old, new in zip(names, own, strict=True)}
             for sample in self._samples
         ]
-        found = _called(inputs, renamed)
-        difference = self._largest(
-            [
-                [np.asarray(output, np.float32) for output in tf.nest.flatten(result)]
-                for result in found
-            ]
-        )
+        found = [
+            [np.asarray(output, np.float32) for output in tf.nest.flatten(result)]
+            for result in _called(inputs, renamed)
+        ]
+        if not all(_finite(output) for outputs in found for output in outputs):
+            raise ExportError(
+                "The Keras model itself gives NaN or infinity on the samples, in the "
+                "precision that it computes in; its plain copy in float32 does not."
+            )
+        difference = self._largest(found)
         if not difference <= tolerance:  # NaN fails here too.
             raise ExportError(
                 "The model's plain copy in float32, which was to be converted, "
@@ -127,7 +130,7 @@ class _Difference:
         self._count += wanted.size
         if wanted.dtype.kind == "f":
             off = np.abs(found.astype(np.float64) - wanted).max(initial=0.0)
-            self._largest = max(self._largest, float(off))
+            self._largest = float(np.maximum(self._largest, off))  # NaN stays NaN.
             self._scale = max(self._scale, float(np.abs(wanted).max(initial=0.0)))
         else:
             self._other += int(np.sum(found != wanted))

@@ -113,7 +113,10 @@ class Method:
         return None
 
     def masks(self, round: Round) -> list[np.ndarray]:
-        """Returns the new masks: a boolean array for each kernel of the round."""
+        """Returns the new masks: a boolean array for each kernel of the round.
+
+        New arrays each time: they become the memory of the mask variables.
+        """
         return round.largest()
 
     def get_config(self) -> dict[str, Any]:
