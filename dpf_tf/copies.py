@@ -97,7 +97,8 @@ def _copy_flags(source: Any, copy: Any) -> None:
 def write(source: list[Any], target: list[Any], masked: dict[int, tf.Tensor]) -> None:
     """Writes variables' values into others; `masked` has other values, by id."""
     for old, new in zip(source, target, strict=True):
-        new.assign(tf.cast(masked.get(id(old), old), new.dtype))
+        value = masked.get(id(old), old)
+        new.assign(tf.cast(value, new.dtype))  # An export's copy is in float32.
 
 
 def check_shapes(source: list[Any], target: list[Any], where: str, origin: str) -> None:
