@@ -206,16 +206,8 @@ def run(cell: Cell) -> None:
             shutil.rmtree(part)
 
 
-def find_masks(cell: Cell) -> None:
-    """Trains a cell, if its masks are not there any more.
-
-    A folder of other settings, or of another version's method, is refused.
-    """
-    train(cell)
-
-
 def train(cell: Cell) -> str:
-    """Runs a training to its end, and returns its command.
+    """Runs a training to its end, if it is not there, and returns its command.
 
     Raises:
         TrainingError: if it fails; what it printed last is in the message.
@@ -269,7 +261,7 @@ def result(cell: Cell, summary: dict[str, Any], command: str) -> dict[str, Any]:
     }
 
 
-def in_parallel(work: Callable[[Cell], None], found: list[Cell]) -> None:
+def in_parallel(work: Callable[[Cell], Any], found: list[Cell]) -> None:
     """Does the work on some cells, as many at a time as was asked for."""
     with concurrent.futures.ThreadPoolExecutor(FLAGS.jobs) as pool:
         futures = [pool.submit(work, cell) for cell in found]
@@ -290,7 +282,7 @@ def main(_: list[str]) -> None:
             data.describe(FLAGS.data, FLAGS.data_dir)  # Refuses data not prepared.
         in_parallel(run, [cell for cell in missing if not cell.ticket])
         tickets = [cell for cell in missing if cell.ticket]
-        in_parallel(find_masks, list({cell.ticket for cell in tickets}))
+        in_parallel(train, list({cell.ticket for cell in tickets}))
         in_parallel(run, tickets)
     except (InputError, TrainingError) as error:
         sys.exit(str(error))

@@ -83,13 +83,13 @@ def recalibrate_batch_norm(
         for variable, value in state:
             if id(variable) in statistics:  # Zero times NaN would be NaN.
                 variable.assign(tf.zeros_like(value))
-        for batch in itertools.islice(dataset, steps):
-            x, _, _ = api.module.utils.unpack_x_y_sample_weight(batch)
-            for norm in norms:  # The average of all batches up to this one.
-                norm.momentum = batches / (batches + 1)
-            with untraced(model):
+        with untraced(model):
+            for batch in itertools.islice(dataset, steps):
+                x, _, _ = api.module.utils.unpack_x_y_sample_weight(batch)
+                for norm in norms:  # The average of all batches up to this one.
+                    norm.momentum = batches / (batches + 1)
                 _run(model, x)
-            batches += 1
+                batches += 1
         finished = batches > 0
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import dpf_tf
-from dpf_tf.export.plain import layers_of, plain_model
+from dpf_tf.export.plain import plain_model
+from dpf_tf.prunable import all_layers
 
 HALF = dpf_tf.ConstantSparsity(0.5)
 
@@ -107,7 +108,7 @@ def assert_same(copy, model, composite, tolerance=0.0):
 
 def assert_as_frozen(copy, composite):
     assert copy is not composite
-    flags = [[x.trainable for x in layers_of(each)] for each in (copy, composite)]
+    flags = [[x.trainable for x in all_layers(each)] for each in (copy, composite)]
     assert flags[0] == flags[1]
 
 
@@ -134,12 +135,12 @@ def test_a_layer_stripped_alone_is_the_pruned_one_and_as_frozen(keras, make, par
 def test_a_plain_model_takes_the_weights_whatever_is_frozen(keras, make, part):
     pruned = half_pruned(partly_frozen(keras, make, part)[0])
     into, composite = net(keras, make)
-    _, other, *_ = layers_of(composite)
+    *_, other = all_layers(composite)
     other.trainable = False
-    flags = [x.trainable for x in layers_of(into)]
+    flags = [x.trainable for x in all_layers(into)]
     dpf_tf.strip_pruning(pruned, into=into)
     np.testing.assert_array_equal(into(batch(into)).numpy(), pruned(batch(into)))
-    assert [x.trainable for x in layers_of(into)] == flags
+    assert [x.trainable for x in all_layers(into)] == flags
 
 
 @composites
@@ -165,5 +166,5 @@ def test_a_copy_in_float32_computes_the_same_and_is_as_frozen(keras, make, part)
     model, composite = partly_frozen(keras, make, part)
     keras.mixed_precision.set_global_policy("float32")
     plain = plain_model(model)
-    assert {x.compute_dtype for x in layers_of(plain)} == {"float32"}
+    assert {x.compute_dtype for x in all_layers(plain)} == {"float32"}
     assert_same(plain, model, composite, tolerance=0.01)

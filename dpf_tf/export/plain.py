@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from dpf_tf import copies, keras_api, prunable
@@ -33,7 +32,7 @@ def plain_model(model: Any) -> Any:
         )
     if wrappers(model):
         model = strip_pruning(model)
-    if any(is_half(layer) for layer in layers_of(model)):
+    if any(is_half(layer) for layer in prunable.all_layers(model)):
         model = _in_float32(model)
     if isinstance(getattr(model, "input", None), dict) and api is keras_api.KERAS3:
         # The converter calls the model with a list.
@@ -44,18 +43,6 @@ def plain_model(model: Any) -> Any:
 def is_half(layer: Any) -> bool:
     """Tells whether a layer computes in half precision."""
     return layer.compute_dtype in _HALVES
-
-
-def layers_of(layer: Any) -> Iterator[Any]:
-    """Yields a layer and all layers inside it, each once."""
-    seen: set[int] = set()
-    waiting = [layer]
-    while waiting:
-        layer = waiting.pop()
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-            waiting += [child for _, child in prunable.sublayers(layer)]
 
 
 def _in_float32(model: Any) -> Any:

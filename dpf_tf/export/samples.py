@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf.export.plain import layers_of
+from dpf_tf import prunable
 
 Sample = dict[str, np.ndarray]
 MADE = 8
@@ -76,7 +76,11 @@ class Inputs:
             ValueError: if a shape or type leaves open what a sample is.
         """
         rng = np.random.default_rng(0)
-        tables = [x for x in layers_of(self.model) if type(x).__name__ == "Embedding"]
+        tables = [
+            x
+            for x in prunable.all_layers(self.model)
+            if type(x).__name__ == "Embedding"
+        ]
         vocabulary = min((table.input_dim for table in tables), default=None)
         return [
             {x.name: self._make(x, vocabulary, rng) for x in self.all}

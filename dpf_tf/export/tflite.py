@@ -10,11 +10,12 @@ import tempfile
 import warnings
 from typing import Any
 
+from dpf_tf import prunable
 from dpf_tf.export import encodings, machine, runtime
 from dpf_tf.export.candidates import Trial
 from dpf_tf.export.conversion import WEIGHTS
 from dpf_tf.export.parity import TOLERANCES, Reference
-from dpf_tf.export.plain import is_half, layers_of, plain_model
+from dpf_tf.export.plain import is_half, plain_model
 from dpf_tf.export.report import ExportReport
 from dpf_tf.export.samples import Inputs
 
@@ -136,7 +137,7 @@ def export_tflite(
         with tempfile.TemporaryDirectory() as folder:
             reference = Reference(inputs, compared)
             if plain is not model:
-                half = any(is_half(layer) for layer in layers_of(model))
+                half = any(is_half(layer) for layer in prunable.all_layers(model))
                 allowed = HALF_PRECISION if half else TOLERANCES["float32"]
                 reference.check(Inputs(model), allowed)
             tried = Trial(
@@ -217,7 +218,9 @@ def _checked(path: Any) -> pathlib.Path:
 
 def _is_quantized(model: Any) -> bool:
     """Tells whether a model knows its activations' ranges: see `quantization_aware`."""
-    return any(type(layer).__name__ == "QuantizeLayer" for layer in layers_of(model))
+    return any(
+        type(layer).__name__ == "QuantizeLayer" for layer in prunable.all_layers(model)
+    )
 
 
 def _facts(tried: Trial, taken: str, weights: str) -> dict[str, Any]:
