@@ -15,6 +15,10 @@ import dpf_tf
 _PATHS = [str(pathlib.Path(dpf_tf.__file__).parents[1])]
 _PATHS.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
+PATIENCE = 1200
+"""Seconds after which a process counts as hung. Many times what any takes: on a busy
+machine even a quick one may take minutes."""
+
 
 def values(variables):
     """Returns a copy of what variables of either Keras hold."""
@@ -72,7 +76,7 @@ def start_python(code, *arguments, **environment):
     )
 
 
-def result_of(process, timeout=240):
+def result_of(process, timeout=PATIENCE):
     """Waits for a process and returns the JSON of its last line, if it printed any."""
     try:
         output, errors = process.communicate(timeout=timeout)

@@ -16,6 +16,7 @@ from benchmarks import accuracy_figure, comparison
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
+from tests.helpers import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEYS = {
@@ -75,7 +76,7 @@ def started(*arguments, folder):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE,
     )
 
 

@@ -10,6 +10,8 @@ import sys
 import matplotlib.image
 import pytest
 
+from tests.helpers import PATIENCE
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 READ_KERAS_FILE = """
 import json, sys
@@ -32,7 +34,7 @@ def run(*arguments, folder=ROOT):
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import dpf_tf
+from tests.helpers import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -66,7 +67,7 @@ def snapshot(imports):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])

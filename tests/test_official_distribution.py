@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests import official_training as small
-from tests.helpers import cluster, result_of, run_python, start_python
+from tests.helpers import PATIENCE, cluster, result_of, run_python, start_python
 
 TRAINING = "import runpy; runpy.run_module('tests.official_training', None, '__main__')"
 
@@ -138,13 +138,13 @@ def test_after_a_worker_is_killed_the_others_end_and_a_restart_resumes(
     places = trained.data_dir, tmp_path
     saved = tmp_path / "dpf" / "checkpoints" / "training" / "checkpoint"
     with workers(*places, asked=asked) as (chief, other):
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + PATIENCE
         while not saved.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1.5)  # The second of three epochs has begun.
         assert saved.exists() and chief.poll() is other.poll() is None
         os.kill(other.pid, signal.SIGKILL)
-        _, errors = chief.communicate(timeout=240)  # It does not hang.
+        _, errors = chief.communicate(timeout=PATIENCE)  # It does not hang.
         assert chief.returncode > 0
         assert "Error" in errors
     assert not (tmp_path / "dpf" / "summary.json").exists()
@@ -161,6 +161,6 @@ def test_workers_that_do_not_agree_all_end_and_say_so(trained, tmp_path):
     asked = [{"sparsity": 0.9}, {"sparsity": 0.8}]
     with workers(trained.data_dir, tmp_path, asked=asked) as started:
         for worker in started:
-            _, errors = worker.communicate(timeout=240)
+            _, errors = worker.communicate(timeout=PATIENCE)
             assert worker.returncode > 0
             assert "InputError: The workers do not agree" in errors

@@ -10,6 +10,7 @@ from hypothesis import given
 
 import dpf_tf
 from dpf_tf.schedules import as_schedule
+from tests.helpers import PATIENCE
 
 sparsities = st.floats(0, 1, exclude_max=True)
 steps = st.integers(0, 10_000)
@@ -183,4 +184,4 @@ class Mine(tfmot.sparsity.keras.PruningSchedule):
 assert as_schedule(Mine())(14) == (True, 0.25)
 """
     # In a process of its own: TFMOT's import changes the environment.
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)

@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 from official_models import common_flags, evaluate, recipes, strategies, train
 from official_models.errors import InputError
 from tests import official_training as small
-from tests.helpers import cluster, start_python
+from tests.helpers import PATIENCE, cluster, start_python
 
 PROGRAM = "import runpy; runpy.run_module('official_models.{}', None, '__main__', True)"
 
@@ -221,7 +221,7 @@ def test_a_killed_program_goes_on_ends_and_is_evaluated(tmp_path):
     saved = tmp_path / "run" / "checkpoints" / "training" / "checkpoint"
     killed = start_python(*command)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not saved.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1)
@@ -233,7 +233,7 @@ def test_a_killed_program_goes_on_ends_and_is_evaluated(tmp_path):
 
     def output(*command):
         program = start_python(*command)
-        found, errors = program.communicate(timeout=240)
+        found, errors = program.communicate(timeout=PATIENCE)
         assert program.returncode == 0, errors[-4000:]
         return found
 
