@@ -67,6 +67,12 @@ SCHEMES = (
     "dense",
     *(k for k, x in dpf_tf.methods.METHODS.items() if x.structure == "unstructured"),
 )
+# Their papers' first masks, as sparse everywhere, leave narrow layers filters without a
+# weight: behind batch norm and ReLU no gradient comes to these, and they stay dead.
+FIRST_MASKS = {
+    name: Arm((f"--method={name}", "--allocation=erk"))
+    for name in ("dsr", "sparse_momentum")
+}
 # One lever on the feedback at a time, then together. Unbounded DPF is the paper's.
 LEVERS = {
     "dpf_settle25": Arm(("--method=dpf", "--settle=0.25")),
@@ -76,16 +82,17 @@ LEVERS = {
     "dpf_decay": _options("dpf", "pruned_decay=0.0002"),
     "dpf_decay10": _options("dpf", "pruned_decay=0.002"),
     "st3_unbounded": _options("st3", "bounded=false"),
+    "st3_p1": Arm(("--method=st3", "--mask_period=1")),
     "st3_kernel": _options("st3", "rescale=kernel"),
     "st3_none": _options("st3", "rescale=none"),
     "st3_sigma": _options("st3", "sigma=true"),
     "st3_kernel_gradient50": _options("st3", "rescale=kernel", "pruned_gradient=0.5"),
     "st3_kernel_decay10": _options("st3", "rescale=kernel", "pruned_decay=0.002"),
 }
-# How often masks are made.
+# How often masks are made; at every step by straight_through, every 16 by dpf.
 PERIODS = {
     f"dpf_p{period}": Arm(("--method=dpf", f"--mask_period={period}"))
-    for period in (1, 4, 64, 256)
+    for period in (4, 64, 256)
 }
 TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
@@ -111,6 +118,7 @@ FILTERS = {
 }
 ARMS = {
     **{scheme: Arm((f"--method={scheme}",)) for scheme in SCHEMES},
+    **FIRST_MASKS,
     **LEVERS,
     **PERIODS,
     **TICKETS,

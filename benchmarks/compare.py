@@ -101,6 +101,16 @@ class Cell:
         method = methods.get(arm.method, arm.options, self.seed + arm.other_seed)
         return method.get_config() if method is not None else {}
 
+    @property
+    def method_defaults(self) -> dict[str, str]:
+        """What the method does where no flag says otherwise, in this version of it."""
+        arm = ARMS[self.arm]
+        method = methods.get(arm.method, arm.options)
+        if method is None:
+            return {}
+        schedule = method.schedule(self.sparsity)
+        return {"allocation": method.allocation, "schedule": str(schedule)}
+
     def command(self) -> list[str]:
         """Returns the command of the training, without its places."""
         budget = budget_of(self.data, self.budget)
@@ -185,12 +195,16 @@ def is_done(cell: Cell) -> bool:
                 f"{found['recipe'][name]!r} and is {value!r}. Move it away, or give "
                 "another --results."
             )
-    if found["method_options"] != cell.method_options:
-        raise app.UsageError(
-            f"{cell.result} was made by {cell.arm} with {found['method_options']}; now "
-            f"it would be made with {cell.method_options}. Move it away, or give "
-            "another --results."
-        )
+    for now, before in (
+        (cell.method_options, found["method_options"]),
+        # The first cells do not tell.
+        (cell.method_defaults, found.get("method_defaults", cell.method_defaults)),
+    ):
+        if now != before:
+            raise app.UsageError(
+                f"{cell.result} was made by {cell.arm} with {before}; now it would be "
+                f"made with {now}. Move it away, or give another --results."
+            )
     return True
 
 
@@ -248,6 +262,7 @@ def result(cell: Cell, summary: dict[str, Any], command: str) -> dict[str, Any]:
         "method": summary["options"]["method"],
         "arm": cell.arm,
         "method_options": summary["method_options"],
+        "method_defaults": cell.method_defaults,
         "sparsity": cell.sparsity,
         "seed": cell.seed,
         "accuracy": last["top1"],

@@ -26,7 +26,8 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     accuracy, sparsity, flips = figure.subplots(3, sharex=True)
     for run in runs:
-        label = LABELS[run["summary"]["options"]["method"]]
+        label = run["summary"]["options"]["method"]
+        label = LABELS.get(label, label)
         epochs = [epoch + 1 for epoch in run["epochs"]["epoch"]]
         [line] = accuracy.plot(epochs, run["epochs"]["val_top1"], label=label)
         updates, colour = run["mask_updates"], line.get_color()

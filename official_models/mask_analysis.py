@@ -58,7 +58,7 @@ class Analysis:
     """What is known of the masks of a training.
 
     Attributes:
-        updates: every update, in order.
+        updates: every update that is given, in order.
         kernels: every kernel, in model order.
     """
 

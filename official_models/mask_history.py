@@ -1,4 +1,4 @@
-"""The masks of a training, one file for each update, and what they tell.
+"""The masks of a training, one file for each update that changed them.
 
 masks/0000016.npz    the masks made at step 16: kernel's path -> boolean array
 masks/final.npz      those that the training ended with

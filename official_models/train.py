@@ -51,7 +51,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "record_masks",
     False,
-    "Keep the masks of every update, for official_models.analyze.",
+    "Keep the masks of every update that changes them, for official_models.analyze.",
 )
 flags.DEFINE_enum("keras", "keras", ["keras", "tf_keras"], "Keras 3, or Keras 2.")
 flags.DEFINE_enum(

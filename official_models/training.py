@@ -104,6 +104,11 @@ class Training:
             )
         if self.given_masks and not self.pruned:
             raise InputError("--masks_from needs a --method that prunes, such as dpf.")
+        if self.options.record_masks and (self.given_masks or not self.pruned):
+            raise InputError(
+                "--record_masks keeps the masks of every update, and with "
+                "--method=dense or --masks_from there is none. Leave it out."
+            )
         sizes = [("steps", steps)]
         if self.method is not None:
             schedule = methods.schedule(self.method, recipe, steps)

@@ -136,13 +136,18 @@ def test_a_cell_made_with_other_options_of_its_method_is_refused(tmp_path):
     [path] = (comparison.RESULTS / "cifar10_filters").glob("dpf_filters_50_seed0.json")
     made = json.loads(path.read_text())
     assert made["method_options"]["bounded"] is True
-    made["method_options"]["bounded"] = False
     other = tmp_path / "results" / "cifar10_filters" / path.name
     other.parent.mkdir(parents=True)
-    other.write_text(json.dumps(made))
     cell = ("--budget=filters", "--arms=dpf_filters", "--sparsities=0.5", "--seeds=0")
-    printed = refused(*cell, folder=tmp_path)
-    assert re.search(r"'bounded': False.*now it would be.*'bounded': True", printed)
+    for key, name, before, now in (
+        ("method_options", "bounded", False, True),
+        ("method_defaults", "allocation", "uniform", "global"),
+    ):
+        changed = {**made.get(key, {}), name: before}
+        other.write_text(json.dumps({**made, key: changed}))
+        printed = refused(*cell, folder=tmp_path)
+        pattern = rf"'{name}': {before!r}.*now it would be.*'{name}': {now!r}"
+        assert re.search(pattern, printed)
     shutil.copy(path, other)
     assert "0 of 1 cells are missing" in started(*cell, folder=tmp_path).stdout
 
@@ -181,10 +186,10 @@ def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
 def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     small.prepare_data(tmp_path / "tfds")
     arguments = ["--sparsities=0.9", "--seeds=0"]
-    printed = run("--arms=dense,dpf_p1", *arguments, folder=tmp_path)
+    printed = run("--arms=dense,dpf_p4", *arguments, folder=tmp_path)
     assert "2 of 2 cells are missing" in printed
     paths = sorted((tmp_path / "results" / "cifar10_short").iterdir())
-    assert [p.name for p in paths] == ["dense_seed0.json", "dpf_p1_90_seed0.json"]
+    assert [p.name for p in paths] == ["dense_seed0.json", "dpf_p4_90_seed0.json"]
     dense, sparse = (json.loads(path.read_text()) for path in paths)
     assert dense.keys() >= KEYS
     assert dense["overall_sparsity"] == 0 < 0.85 < sparse["overall_sparsity"]

@@ -66,6 +66,18 @@ def test_a_ramp_is_refused_by_schemes_of_one_sparsity(keras, method):
         make(keras, method, RAMP)
 
 
+@pytest.mark.parametrize("method", ["set", "dsr"])
+def test_a_late_beginning_is_refused_by_schemes_of_one_sparsity(keras, method):
+    for late in (
+        dpf_tf.ConstantSparsity(0.5, begin_step=100),
+        dpf_tf.PolynomialDecay(
+            final_sparsity=0.5, initial_sparsity=0.5, begin_step=100, end_step=200
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"at one sparsity.*from step 0 on"):
+            make(keras, method, late)
+
+
 def test_straight_through_masks_of_several_steps_are_refused(keras):
     with pytest.raises(ValueError, match="frequency=1.*method='dpf'"):
         make(keras, "straight_through", RAMP)

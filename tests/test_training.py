@@ -14,7 +14,7 @@ from official_models import callbacks, methods, summaries, training
 from official_models.errors import InputError
 from official_models.run_folder import RunFolder
 from tests import official_training as small
-from tests.helpers import assert_bits_equal
+from tests.helpers import assert_bits_equal, values
 
 ONE_DEVICE = tf.distribute.get_strategy()
 
@@ -318,9 +318,7 @@ def test_the_masks_of_every_update_are_those_of_an_uninterrupted_training(
     assert_bits_equal(list(whole.final().values()), final)
 
 
-def test_a_lottery_ticket_has_the_masks_of_another_training_and_its_first_weights(
-    run, whole, tmp_path
-):
+def test_a_lottery_ticket_has_the_masks_of_another_training(run, whole, tmp_path):
     path, _ = whole
     summary = run(epochs=1, options={"masks_from": str(path), "seed": 0})
     masks = RunFolder(path).history.final()
@@ -333,6 +331,30 @@ def test_a_lottery_ticket_has_the_masks_of_another_training_and_its_first_weight
     assert summary["last"]["pruned"]["sparsity"] == pytest.approx(0.9, abs=1e-5)
     assert summary["best"]["epoch"] == 1
     assert rows(tmp_path / "run" / "log.csv")[0]["mask_flips"] == "0"
+
+
+def test_a_lottery_ticket_starts_from_the_weights_of_its_seed(
+    run, whole, tmp_path, monkeypatch
+):
+    first = []
+
+    def begun(job, *arguments):
+        first.append(values(job.model.trainable_variables))
+        raise Interrupted
+
+    monkeypatch.setattr(training.Training, "fit", begun)
+    ticket = {"masks_from": str(whole[0])}
+    for options in ({"seed": 0}, {"seed": 0, **ticket}, {"seed": 1, **ticket}):
+        with pytest.raises(Interrupted):
+            run(tmp_path / f"run{len(first)}", options=options)
+    assert_bits_equal(first[1], first[0])
+    assert not np.array_equal(first[2][0], first[0][0])
+
+
+def test_records_of_masks_that_never_change_are_refused(run, whole):
+    for options in ({"masks_from": str(whole[0])}, {"method": "dense"}):
+        with pytest.raises(InputError, match="--record_masks .* Leave it out"):
+            run(options={"record_masks": True, **options})
 
 
 def test_masks_of_an_unfinished_training_or_another_network_are_refused(

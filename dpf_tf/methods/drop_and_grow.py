@@ -20,7 +20,8 @@ class DropAndGrow(Method):
     """What SET, RigL, DSR and sparse momentum have in common.
 
     The masks begin at random, at the final sparsity. Every update drops some of the
-    kept weights, by magnitude, and grows as many others, which start from zero.
+    kept weights, by magnitude, and grows as many: those that were pruned before start
+    from zero, and those that it has just dropped, if they are among them, stay.
 
     Args:
         share: how many of the kept weights are dropped at the first update.
@@ -46,15 +47,17 @@ class DropAndGrow(Method):
         )
 
     def check(self, schedule: Any, allocation: Any) -> None:
-        """Refuses a sparsity that changes."""
+        """Refuses a sparsity that changes, or comes late."""
         final = schedule.final_sparsity
         changes = getattr(schedule, "initial_sparsity", final) != final
+        changes = changes or getattr(schedule, "begin_step", 0) > 0
         if final is None or changes or isinstance(schedule, OneShot):
             raise ValueError(
                 f"{type(self).__name__} trains at one sparsity from beginning to end. "
                 f"Received: {schedule}. Give a number, a PolynomialDecay with "
                 "`initial_sparsity` equal to `final_sparsity`, or a ConstantSparsity, "
-                "with which the share that is dropped stays the same."
+                "with which the share that is dropped stays the same; either from step "
+                "0 on."
             )
 
     def backward(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpf_tf.methods.drop_and_grow import DropAndGrow, apportion
+from dpf_tf.methods.drop_and_grow import DropAndGrow, apportion, cosine
 from dpf_tf.methods.method import require_number
 from dpf_tf.methods.round import Arrays, Round
 
@@ -24,11 +24,16 @@ class DSR(DropAndGrow):
     random, in proportion to the weights that each kernel has left, and start at zero.
     The threshold is doubled when fewer were dropped than wanted, and halved when more.
     The gradient is masked, and the momentum of weights that are pruned or grown is set
-    to zero. The authors lengthen the period in the course of training, up to 800 steps.
+    to zero. Nothing moves from the schedule's `end_step` on: what is grown while the
+    learning rate goes to zero would stay near zero.
+
+    The authors keep the first convolution dense, lengthen the period in the course of
+    training, up to 800 steps, and move weights up to 95 % of it, at a learning rate
+    that has stopped falling.
 
     Args:
         share: share of the kept weights that is to be dropped. The authors' 20,000 of a
-            WideResNet-28-2 are 0.138 of those that it keeps at 90 %.
+            WideResNet-28-2, at any sparsity, are 0.138 of those that it keeps at 90 %.
         threshold: the first one.
         seed: of the random choices.
 
@@ -64,6 +69,8 @@ class DSR(DropAndGrow):
 
     def dropped(self, round: Round) -> list[int]:
         """Returns how many kept weights lie below the threshold, and adapts it."""
+        if cosine(round) == 0.0:
+            return [0] * len(round.masks)
         threshold = round.states[0]["threshold"]
         pairs = list(zip(round.kernels, round.masks, strict=True))
         below = [int((np.abs(w) < threshold).sum(where=m)) for w, m in pairs]

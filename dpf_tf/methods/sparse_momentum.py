@@ -28,7 +28,8 @@ class SparseMomentum(DropAndGrow):
     authors' code overwrites the momentum of pruned weights, after each update, with the
     mean of the others.) The optimizer must have a momentum: SGD with `momentum=`, or
     Adam, of which the first moment is taken as it is; the authors divide it by the root
-    of the second.
+    of the second. They also drop less from kernels that are nearly dense, and leave 1 %
+    of each kernel's room free.
 
     Args:
         share: share of the kept weights that is dropped at the first update.

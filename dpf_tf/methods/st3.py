@@ -27,12 +27,17 @@ class ST3(DPF):
     What `strip_pruning` returns are these values; a kept weight that ties with the
     threshold is zero as well.
 
+    Schedule and period are those of DPF. The authors make the masks at every step
+    (`PolynomialDecay(..., frequency=1)`), along a ramp up to half of the training, and
+    clip the gradients.
+
     Args:
         rescale: `"filter"` is the authors': `1.01 / (r + 0.01)` for each output filter,
             where `r` is the share of its L1 norm that its kept weights have. `"kernel"`
             keeps the L1 norm of each kernel's kept weights; `"none"` is no scale.
-        sigma: divides magnitudes by the standard deviation of He's initialization of
-            their kernel before they are ranked (ST-3-sigma).
+        sigma: multiplies magnitudes by the root of the sum of their kernel's dimensions
+            before they are ranked (ST-3-sigma): the authors' measure of how large the
+            weights of a kernel of that size are expected to be.
         bounded: see `DPF`.
         pruned_gradient: see `DPF`.
         pruned_decay: see `DPF`.
@@ -94,8 +99,8 @@ class ST3(DPF):
     def masks(self, round: Round) -> list[np.ndarray]:
         """Returns the masks of the largest magnitudes, and notes the thresholds."""
         units = [
-            _he(kernel.shape, state["scale"]) if self.sigma else np.float32(1)
-            for kernel, state in zip(round.kernels, round.states, strict=True)
+            np.float32(sum(kernel.shape) ** -0.5) if self.sigma else np.float32(1)
+            for kernel in round.kernels
         ]
         scores = [k / unit for k, unit in zip(round.kernels, units, strict=True)]
         masks = round.largest(scores if self.sigma else None)
@@ -140,8 +145,3 @@ class ST3(DPF):
             if soft > 0:
                 return ones * np.float32(kept.sum(dtype=np.float64) / soft)
         return ones
-
-
-def _he(shape: tuple[int, ...], scale: np.ndarray) -> np.float32:
-    """The standard deviation of He's initialization: sqrt(2 / fan-in)."""
-    return np.float32(math.sqrt(2 * scale.size / math.prod(shape)))
