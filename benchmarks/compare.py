@@ -95,21 +95,23 @@ class Cell:
         return self.folder.parent / f"{self.name}.log"
 
     @property
-    def method_options(self) -> dict[str, Any]:
-        """All options of the method, as this version of it has them."""
+    def method(self) -> Any:
+        """The method, in this version of it; `None` for dense training."""
         arm = ARMS[self.arm]
-        method = methods.get(arm.method, arm.options, self.seed + arm.other_seed)
-        return method.get_config() if method is not None else {}
+        return methods.get(arm.method, arm.options, self.seed + arm.other_seed)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """All its options."""
+        return self.method.get_config() if self.method else {}
 
     @property
     def method_defaults(self) -> dict[str, str]:
-        """What the method does where no flag says otherwise, in this version of it."""
-        arm = ARMS[self.arm]
-        method = methods.get(arm.method, arm.options)
-        if method is None:
+        """What it does where no flag says otherwise."""
+        if not self.method:
             return {}
-        schedule = method.schedule(self.sparsity)
-        return {"allocation": method.allocation, "schedule": str(schedule)}
+        schedule = self.method.schedule(self.sparsity)
+        return {"allocation": self.method.allocation, "schedule": str(schedule)}
 
     def command(self) -> list[str]:
         """Returns the command of the training, without its places."""

@@ -18,7 +18,7 @@ from matplotlib.ticker import PercentFormatter
 FLAGS = flags.FLAGS
 flags.DEFINE_string("figure", None, "PNG file for the curves.", required=True)
 
-LABELS = {"dense": "dense", "dpf": "DPF"}
+LABELS = {"dpf": "DPF"}  # The others are called by their names.
 
 
 def draw(runs: list[dict[str, Any]]) -> Figure:
@@ -26,8 +26,8 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     accuracy, sparsity, flips = figure.subplots(3, sharex=True)
     for run in runs:
-        label = run["summary"]["options"]["method"]
-        label = LABELS.get(label, label)
+        method = run["summary"]["options"]["method"]
+        label = LABELS.get(method, method)
         epochs = [epoch + 1 for epoch in run["epochs"]["epoch"]]
         [line] = accuracy.plot(epochs, run["epochs"]["val_top1"], label=label)
         updates, colour = run["mask_updates"], line.get_color()
