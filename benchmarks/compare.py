@@ -29,7 +29,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import comparison, record
-from benchmarks.budgets import ARMS, BUDGETS, Budget
+from benchmarks.budgets import ARMS
 from official_models import data, methods, recipes
 from official_models.errors import InputError
 
@@ -115,7 +115,7 @@ class Cell:
 
     def command(self) -> list[str]:
         """Returns the command of the training, without its places."""
-        budget = budget_of(self.data, self.budget)
+        budget = comparison.budget_of(self.data, self.budget)
         arm = ARMS[self.arm]
         return [
             *("python", "-m", "official_models.train"),
@@ -128,17 +128,9 @@ class Cell:
         ]
 
 
-def budget_of(data: str, budget: str) -> Budget:
-    """Returns what a comparison's cells have in common."""
-    if (data, budget) not in BUDGETS:
-        known = ", ".join(f"--data={d} --budget={b}" for d, b in BUDGETS)
-        raise app.UsageError(f"There is no {budget!r} for {data}. Known: {known}")
-    return BUDGETS[data, budget]
-
-
 def cells() -> list[Cell]:
     """Returns the cells that were asked for: first seed 0 of all, then the next."""
-    budget = budget_of(FLAGS.data, FLAGS.budget)
+    budget = comparison.budget_of(FLAGS.data, FLAGS.budget)
     comparison.refuse_unknown(FLAGS.arms)
     sparsities = numbers("sparsities", float) or budget.sparsities
     if not all(0 < sparsity < 1 for sparsity in sparsities):
@@ -189,7 +181,9 @@ def is_done(cell: Cell) -> bool:
             "or give another --results."
         )
     given = {flag.removeprefix("--").partition("=")[0] for flag in cell.command()}
-    recipe = dataclasses.asdict(recipes.get(budget_of(cell.data, cell.budget).recipe))
+    recipe = dataclasses.asdict(
+        recipes.get(comparison.budget_of(cell.data, cell.budget).recipe)
+    )
     for name, value in json.loads(json.dumps(recipe)).items():
         if name not in given and found["recipe"].get(name, value) != value:
             raise app.UsageError(

@@ -17,7 +17,7 @@ from benchmarks.budgets import BUDGETS
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "The data.", required=True)
 flags.DEFINE_string("budget", "short", "The budget.")
-flags.DEFINE_list("arms", None, "Which arms. Default: all that are there.")
+flags.DEFINE_list("arms", None, "Which arms. Default: those of the budget.")
 flags.DEFINE_string("results", str(comparison.RESULTS), "Where the results are.")
 flags.DEFINE_string("figure", None, "Where to draw. Default: in docs/.")
 
@@ -29,15 +29,14 @@ def main(_: list[str]) -> None:
     comparison.refuse_unknown(arms)
     try:
         results = pathlib.Path(FLAGS.results)
-        lines = tables.compare(data, budget, arms, results)
+        found = comparison.records(data, budget, arms, results=results)
+        lines = tables.compare(data, budget, arms, results=results)
     except FileNotFoundError as error:
         raise app.UsageError(str(error)) from error
     print("\n".join(lines))
-    found = comparison.records(data, budget, results)
-    chosen = [record for record in found if not arms or record["arm"] in arms]
     path = pathlib.Path(FLAGS.figure or DOCS / f"compare_{data}_{budget}.png")
     accuracy_figure.draw(
-        comparison.scores(chosen), chosen[0], BUDGETS[data, budget].sparsity, path
+        comparison.scores(found), found[0], BUDGETS[data, budget].sparsity, path
     )
     print(f"Drawn: {path}")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from absl import app
 
-from benchmarks.budgets import ARMS
+from benchmarks.budgets import ARMS, BUDGETS, Budget
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compare"
 
@@ -43,12 +43,52 @@ def refuse_unknown(arms: Iterable[str] | None) -> None:
         )
 
 
+def budget_of(data: str, budget: str) -> Budget:
+    """Returns what a comparison's cells have in common.
+
+    Raises:
+        UsageError: if there is no such comparison.
+    """
+    if (data, budget) not in BUDGETS:
+        known = ", ".join(f"--data={d} --budget={b}" for d, b in BUDGETS)
+        raise app.UsageError(f"There is no {budget!r} for {data}. Known: {known}")
+    return BUDGETS[data, budget]
+
+
 def records(
-    data: str, budget: str, results: pathlib.Path = RESULTS
+    data: str,
+    budget: str,
+    arms: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+    results: pathlib.Path = RESULTS,
 ) -> list[dict[str, Any]]:
-    """Returns the cells of a comparison that are there."""
+    """Returns the cells of a comparison that are there.
+
+    Args:
+        data: that they were trained on.
+        budget: name of it.
+        arms: those that are wanted; by default those of the budget.
+        seeds: those that are wanted; by default all.
+        results: where they lie.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UsageError: if there is no such comparison.
+    """
+    arms = arms or budget_of(data, budget).arms
     paths = sorted((results / f"{data}_{budget}").glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    chosen = [
+        record
+        for record in found
+        if record["arm"] in arms and (not seeds or record["seed"] in seeds)
+    ]
+    if not chosen:
+        raise FileNotFoundError(
+            f"There is no such result of --data={data} --budget={budget} in "
+            f"{results}. Run `python -m benchmarks.compare` first."
+        )
+    return chosen
 
 
 def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:

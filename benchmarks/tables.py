@@ -229,27 +229,21 @@ def compare(
     data: str,
     budget: str,
     arms: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
     results: pathlib.Path = comparison.RESULTS,
 ) -> list[str]:
-    """Returns the accuracies of a comparison, of all arms or some; best ones first.
+    """Returns the accuracies of a comparison, best arms first.
 
-    Raises:
-        FileNotFoundError: if there is no result.
+    Takes the arguments of `comparison.records`, and raises its error.
     """
-    records = [
-        record
-        for record in comparison.records(data, budget, results)
-        if arms is None or record["arm"] in arms
-    ]
-    if not records:
-        raise FileNotFoundError(
-            f"There is no result of --data={data} --budget={budget} in "
-            f"{results}. Run `python -m benchmarks.compare` first."
-        )
+    records = comparison.records(data, budget, arms, seeds, results)
     scores = comparison.scores(records)
     sparsities = sorted({sparsity for cells in scores.values() for sparsity in cells})
-    others = scores.keys() - set(BUDGETS[data, budget].arms)
-    chosen = f" --arms={','.join(scores)}" if others else ""
+    flags = [f"--data={data}", f"--budget={budget}"]
+    if arms:
+        flags.append(f"--arms={','.join(arms)}")
+    if seeds:
+        flags.append(f"--seeds={','.join(map(str, seeds))}")
     first, last = (pick(records, key=lambda r: r["date"]) for pick in (min, max))
     return [
         f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
@@ -264,7 +258,7 @@ def compare(
             for arm, cells in scores.items()
         ),
         "",
-        f"`python -m benchmarks.compare --data={data} --budget={budget}{chosen}`, "
+        f"`python -m benchmarks.compare {' '.join(flags)}`, "
         f"{len(records)} trainings, {first['date'][:10]} to {last['date'][:10]}, "
         f"{markdown.where(last)}.",
     ]

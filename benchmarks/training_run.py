@@ -5,7 +5,8 @@ r"""A finished training of official_models as one JSON file of results.
         --out=benchmarks/results/training/cifar10_resnet20_dpf.json
 
 It holds what the training was asked to do, its result, and its curves: a value for each
-epoch, and for each mask update the step, the sparsity and the flips. The figures of
+epoch, and for each mask update the step, the sparsity and the flips; and what
+`official_models.analyze` has found of its masks, if it was asked. The figures of
 several such files are drawn by `benchmarks.training_curves`. Collect a training on the
 machine that ran it: the header tells the machine.
 """
@@ -55,6 +56,9 @@ def main(_: list[str]) -> None:
         "epochs": columns(folder / "log.csv"),
         "mask_updates": columns(folder / "masks.csv"),
     }
+    analysis = folder / "analysis.json"
+    if analysis.exists():
+        result["analysis"] = json.loads(analysis.read_text(encoding="utf-8"))
     record.write(FLAGS.out, result)
     print(FLAGS.out)
 

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from absl import app
 from matplotlib.axes import Axes
 
 from benchmarks import accuracy_figure, comparison
@@ -49,6 +50,25 @@ def test_scores_are_means_and_deviations_over_the_seeds_best_arm_first():
         assert found[arm][s].deviation == pytest.approx(100 * np.std(each, ddof=1))
     assert str(found["dense"][0.0]) == "90.00 (1 seed)"
     assert str(comparison.score([70.0, 71.0])) == "70.50 ± 0.71 (2 seeds)"
+
+
+def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_path):
+    folder = tmp_path / "cifar10_short"
+    folder.mkdir()
+    for arm, seed in [("dpf", 0), ("dpf", 1), ("dpf_decay", 0)]:
+        text = json.dumps(record(arm, 0.9, seed, 0.5))
+        (folder / f"{arm}_{seed}.json").write_text(text)
+
+    def found(**chosen):
+        records = comparison.records("cifar10", "short", results=tmp_path, **chosen)
+        return [(each["arm"], each["seed"]) for each in records]
+
+    assert found() == [("dpf", 0), ("dpf", 1)]
+    assert found(arms=["dpf", "dpf_decay"], seeds=[0]) == [("dpf", 0), ("dpf_decay", 0)]
+    with pytest.raises(FileNotFoundError, match="no such result.*benchmarks.compare"):
+        found(arms=["gmp"])
+    with pytest.raises(app.UsageError, match="no 'brief' for cifar10. Known"):
+        comparison.records("cifar10", "brief")
 
 
 def test_every_scheme_is_compared_and_every_arm_is_a_method_of_the_program():
