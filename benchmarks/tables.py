@@ -245,6 +245,7 @@ def compare(
     if seeds:
         flags.append(f"--seeds={','.join(map(str, seeds))}")
     first, last = (pick(records, key=lambda r: r["date"]) for pick in (min, max))
+    days = dict.fromkeys(record["date"][:10] for record in (first, last))
     return [
         f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
         "last epoch in percent, mean and standard deviation of the seeds, by "
@@ -259,7 +260,7 @@ def compare(
         ),
         "",
         f"`python -m benchmarks.compare {' '.join(flags)}`, "
-        f"{len(records)} trainings, {first['date'][:10]} to {last['date'][:10]}, "
+        f"{len(records)} trainings, {' to '.join(days)}, "
         f"{markdown.where(last)}.",
     ]
 
@@ -275,6 +276,7 @@ TABLES = {
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
     "compare_fashion_mnist_short": functools.partial(compare, "fashion_mnist", "short"),
+    "compare_cifar10_short": functools.partial(compare, "cifar10", "short"),
     "compare_cifar10_filters": functools.partial(compare, "cifar10", "filters"),
     "macs_left": structure_tables.macs_left,
 }
