@@ -12,7 +12,6 @@ import pathlib
 from absl import app, flags
 
 from benchmarks import accuracy_figure, comparison, tables
-from benchmarks.budgets import BUDGETS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "The data.", required=True)
@@ -36,7 +35,10 @@ def main(_: list[str]) -> None:
     print("\n".join(lines))
     path = pathlib.Path(FLAGS.figure or DOCS / f"compare_{data}_{budget}.png")
     accuracy_figure.draw(
-        comparison.scores(found), found[0], BUDGETS[data, budget].sparsity, path
+        comparison.scores(found),
+        found[0],
+        comparison.budget_of(data, budget).sparsity,
+        path,
     )
     print(f"Drawn: {path}")
 

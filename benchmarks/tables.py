@@ -15,7 +15,6 @@ from collections.abc import Collection
 from typing import Any
 
 from benchmarks import comparison, export_tables, markdown, structure_tables
-from benchmarks.budgets import BUDGETS
 
 DOCS = markdown.ROOT / "docs"
 FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -234,7 +233,7 @@ def compare(
 ) -> list[str]:
     """Returns the accuracies of a comparison, best arms first.
 
-    Takes the arguments of `comparison.records`, and raises its error.
+    Takes the arguments of `comparison.records`, and raises its errors.
     """
     records = comparison.records(data, budget, arms, seeds, results)
     scores = comparison.scores(records)
@@ -249,7 +248,7 @@ def compare(
     return [
         f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
         "last epoch in percent, mean and standard deviation of the seeds, by "
-        f"{BUDGETS[data, budget].sparsity}:",
+        f"{comparison.budget_of(data, budget).sparsity}:",
         "",
         *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
         *(
