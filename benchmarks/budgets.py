@@ -86,6 +86,9 @@ LEVERS = {
     "st3_kernel": _options("st3", "rescale=kernel"),
     "st3_none": _options("st3", "rescale=none"),
     "st3_sigma": _options("st3", "sigma=true"),
+    "st3_kernel_p1": Arm(
+        ("--method=st3", "--method_options=rescale=kernel", "--mask_period=1")
+    ),
     "st3_kernel_gradient50": _options("st3", "rescale=kernel", "pruned_gradient=0.5"),
     "st3_kernel_decay10": _options("st3", "rescale=kernel", "pruned_decay=0.002"),
 }

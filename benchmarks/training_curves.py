@@ -1,8 +1,9 @@
-"""Accuracy, sparsity and mask flips of trainings, drawn in one figure.
+"""How accuracy and masks of trainings moved, drawn in one figure.
 
     python -m benchmarks.training_curves --figure=curves.png DENSE.json DPF.json
 
-Each file is one that `benchmarks.training_run` has made.
+Each file is one that `benchmarks.training_run` has made. Where it holds an analysis of
+the masks, their likeness to the final ones is drawn too.
 """
 
 from __future__ import annotations
@@ -18,31 +19,41 @@ from matplotlib.ticker import PercentFormatter
 FLAGS = flags.FLAGS
 flags.DEFINE_string("figure", None, "PNG file for the curves.", required=True)
 
-LABELS = {"dpf": "DPF"}  # The others are called by their names.
+LABELS = {"dpf": "DPF", "st3": "ST-3"}  # The others are called by their names.
 
 
 def draw(runs: list[dict[str, Any]]) -> Figure:
     """Returns the figure of what `benchmarks.training_run` has collected."""
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    accuracy, sparsity, flips = figure.subplots(3, sharex=True)
+    analyzed = any(run.get("analysis") for run in runs)
+    rows = 4 if analyzed else 3
+    figure = Figure(figsize=(7.2, 0.4 + 2 * rows), layout="constrained")
+    accuracy, sparsity, flips, *likeness = figure.subplots(rows, sharex=True)
     for run in runs:
         method = run["summary"]["options"]["method"]
         label = LABELS.get(method, method)
         epochs = [epoch + 1 for epoch in run["epochs"]["epoch"]]
         [line] = accuracy.plot(epochs, run["epochs"]["val_top1"], label=label)
         updates, colour = run["mask_updates"], line.get_color()
+        epoch_steps = run["summary"]["steps_per_epoch"]
         if updates:
-            at = [step / run["summary"]["steps_per_epoch"] for step in updates["step"]]
+            at = [step / epoch_steps for step in updates["step"]]
             sparsity.step(at, updates["sparsity"], where="post", color=colour)
             flips.plot(at, updates["flips"], linewidth=0.8, color=colour)
+        if analysis := run.get("analysis"):
+            at = [step / epoch_steps for step in analysis["step"]]
+            likeness[0].plot(at, analysis["iou"], color=colour)
     accuracy.set_ylabel("test accuracy")
     accuracy.legend(frameon=False, loc="lower right")
     sparsity.set_ylabel("sparsity of the\npruned kernels")
     sparsity.set_ylim(0, 1)
     flips.set_ylabel("mask flips\nper update")
     flips.set_yscale("log")
-    flips.set_xlabel("epoch")
-    for axes in (accuracy, sparsity, flips):
+    for axes in likeness:
+        axes.set_ylabel("IoU with the\nfinal masks")
+        axes.set_ylim(0, 1)
+    panels = [accuracy, sparsity, flips, *likeness]
+    panels[-1].set_xlabel("epoch")
+    for axes in panels:
         axes.grid(alpha=0.3)
     for axes in (accuracy, sparsity):
         axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -17,6 +17,7 @@ import csv
 import json
 import pathlib
 import re
+from typing import Any
 
 from absl import app, flags
 
@@ -40,8 +41,22 @@ def columns(path: pathlib.Path) -> dict[str, list[float]]:
     }
 
 
-def main(_: list[str]) -> None:
-    folder = pathlib.Path(FLAGS.run)
+def analysis(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what `official_models.analyze` found; `None` if it was not asked.
+
+    Sparsity and flips of the updates are left out: they are among `mask_updates`.
+    """
+    path = folder / "analysis.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    updates = found.pop("updates")
+    iou = [float(f"{update['iou']:.7g}") for update in updates]
+    return {**found, "step": [update["step"] for update in updates], "iou": iou}
+
+
+def collected(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what the folder of a finished training holds, without its places."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for place in ("model_dir", "data_dir"):
         del summary["options"][place]
@@ -50,16 +65,17 @@ def main(_: list[str]) -> None:
     summary["command"] = re.sub(
         r"--(model_dir|data_dir)[= ]\S+", r"--\1=...", summary["command"]
     )
-    result = {
-        "note": FLAGS.note,
+    return {
         "summary": summary,
         "epochs": columns(folder / "log.csv"),
         "mask_updates": columns(folder / "masks.csv"),
+        "analysis": analysis(folder),
     }
-    analysis = folder / "analysis.json"
-    if analysis.exists():
-        result["analysis"] = json.loads(analysis.read_text(encoding="utf-8"))
-    record.write(FLAGS.out, result)
+
+
+def main(_: list[str]) -> None:
+    found = collected(pathlib.Path(FLAGS.run))
+    record.write(FLAGS.out, {"note": FLAGS.note, **found})
     print(FLAGS.out)
 
 
