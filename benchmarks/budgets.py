@@ -143,7 +143,7 @@ BUDGETS = {
         "cifar10_resnet8_short",
         _COMMON,
         (0.3, 0.5, 0.7),
-        ("dense", *FILTERS),
+        ("dense", *(arm for arm in FILTERS if arm != "dpf_filters_global")),
         sparsity="share of the filters that is pruned (tied ones count as one)",
     ),
     # Three times the epochs.

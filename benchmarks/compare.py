@@ -7,9 +7,10 @@ A cell is an arm (a method, with options or without) at a sparsity with a seed; 
 there are is in `benchmarks.budgets`. Its result is one JSON file; a cell that has one
 is not run again, and one that was broken off goes on where it was, so that the same
 command can be given until all are there. All cells of a comparison have the same
-recipe, epochs, settled part and recalibration of batch norm; one-shot pruning's
-fine-tuning is counted in. A lottery ticket is trained for as many epochs again as it
-took to find its mask. `benchmarks.compare_table` prints and draws what came of it.
+recipe, epochs and recalibration of batch norm, and the same settled part at the end,
+which only `dpf_settle25` changes; one-shot pruning's fine-tuning is counted in. A
+lottery ticket is trained for as many epochs again as it took to find its mask.
+`benchmarks.compare_table` prints and draws what came of it.
 """
 
 from __future__ import annotations
@@ -28,26 +29,16 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import comparison, record
-from benchmarks.budgets import ARMS
+from benchmarks import comparison_flags, record
+from benchmarks.budgets import ARMS, BUDGETS
 from official_models import data, methods, recipes
 from official_models.errors import InputError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "data", None, ["cifar10", "fashion_mnist"], "The data.", required=True
-)
-flags.DEFINE_string("budget", "short", "What is compared, for how long; see BUDGETS.")
-flags.DEFINE_list("arms", None, "Which arms. Default: those of the budget.")
-flags.DEFINE_list("sparsities", None, "Which. Default: those of the budget.")
-flags.DEFINE_list("seeds", None, "Which. Default: those of the budget.")
 flags.DEFINE_string(
     "data_dir", os.environ.get("TFDS_DATA_DIR"), "Where TFDS's data is."
 )
 flags.DEFINE_string("runs", "runs/compare", "Where trainings are kept until they end.")
-flags.DEFINE_string(
-    "results", str(comparison.RESULTS), "Where the results are, and come to."
-)
 flags.DEFINE_integer("jobs", 1, "Trainings at a time.", lower_bound=1)
 flags.DEFINE_integer("threads", 0, "Threads of a training; 0 is all.", lower_bound=0)
 
@@ -75,7 +66,7 @@ class Cell:
     @property
     def result(self) -> pathlib.Path:
         """The file of the result."""
-        folder = pathlib.Path(FLAGS.results) / f"{self.data}_{self.budget}"
+        folder = comparison_flags.results() / f"{self.data}_{self.budget}"
         return folder / f"{self.name}.json"
 
     @property
@@ -115,7 +106,7 @@ class Cell:
 
     def command(self) -> list[str]:
         """Returns the command of the training, without its places."""
-        budget = comparison.budget_of(self.data, self.budget)
+        budget = BUDGETS[self.data, self.budget]
         arm = ARMS[self.arm]
         return [
             *("python", "-m", "official_models.train"),
@@ -126,43 +117,6 @@ class Cell:
             f"--seed={self.seed + arm.other_seed}",
             "--keras=tf_keras",
         ]
-
-
-def cells() -> list[Cell]:
-    """Returns the cells that were asked for: first seed 0 of all, then the next."""
-    budget = comparison.budget_of(FLAGS.data, FLAGS.budget)
-    comparison.refuse_unknown(FLAGS.arms)
-    sparsities = numbers("sparsities", float) or budget.sparsities
-    if not all(0 < sparsity < 1 for sparsity in sparsities):
-        raise app.UsageError(
-            "--sparsities are shares of what is pruned, such as 0.9,0.95. Received: "
-            f"{','.join(map(str, sparsities))}"
-        )
-    found = [
-        Cell(
-            FLAGS.data,
-            FLAGS.budget,
-            arm,
-            0.0 if arm == "dense" else sparsity,
-            seed,
-        )
-        for seed in numbers("seeds", int) or budget.seeds
-        for sparsity in sparsities
-        for arm in FLAGS.arms or budget.arms
-    ]
-    return list(dict.fromkeys(found))  # Dense training has no sparsity.
-
-
-def numbers(flag: str, kind: type) -> list[Any]:
-    """Returns the numbers that a flag lists; none if it is not given."""
-    texts = FLAGS[flag].value or []
-    try:
-        return [kind(text) for text in texts]
-    except ValueError as error:
-        raise app.UsageError(
-            f"--{flag} must be numbers with commas between them. Received: "
-            f"{','.join(texts)}"
-        ) from error
 
 
 def is_done(cell: Cell) -> bool:
@@ -181,9 +135,8 @@ def is_done(cell: Cell) -> bool:
             "or give another --results."
         )
     given = {flag.removeprefix("--").partition("=")[0] for flag in cell.command()}
-    recipe = dataclasses.asdict(
-        recipes.get(comparison.budget_of(cell.data, cell.budget).recipe)
-    )
+    budget = BUDGETS[cell.data, cell.budget]
+    recipe = dataclasses.asdict(recipes.get(budget.recipe))
     for name, value in json.loads(json.dumps(recipe)).items():
         if name not in given and found["recipe"].get(name, value) != value:
             raise app.UsageError(
@@ -284,13 +237,14 @@ def in_parallel(work: Callable[[Cell], Any], found: list[Cell]) -> None:
             raise
 
 
-def main(_: list[str]) -> None:
-    asked = cells()
+def main(arguments: list[str]) -> None:
+    choice = comparison_flags.choice(arguments)
+    asked = [Cell(choice.data, choice.budget, *cell) for cell in choice.cells()]
     missing = [cell for cell in asked if not is_done(cell)]
     print(f"{len(missing)} of {len(asked)} cells are missing.", flush=True)
     try:
         if missing:
-            data.describe(FLAGS.data, FLAGS.data_dir)  # Refuses data not prepared.
+            data.describe(choice.data, FLAGS.data_dir)  # Refuses data not prepared.
         in_parallel(run, [cell for cell in missing if not cell.ticket])
         tickets = [cell for cell in missing if cell.ticket]
         in_parallel(train, list({cell.ticket for cell in tickets}))

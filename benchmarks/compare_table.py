@@ -1,8 +1,10 @@
 """Prints a comparison of `benchmarks.compare`, and draws accuracy against sparsity.
 
     python -m benchmarks.compare_table --data=fashion_mnist --budget=short
+    python -m benchmarks.compare_table --data=cifar10 --arms=dpf,gmp --results=mine
 
-The figure is written to docs/. The tables in docs/ are made by `benchmarks.tables`.
+The figure of a whole comparison is written to docs/ by default, any other into the
+folder of the results. The tables in docs/ are made by `benchmarks.tables`.
 """
 
 from __future__ import annotations
@@ -11,36 +13,34 @@ import pathlib
 
 from absl import app, flags
 
-from benchmarks import accuracy_figure, comparison, tables
+from benchmarks import (
+    accuracy_figure,
+    comparison,
+    comparison_flags,
+    comparison_table,
+    markdown,
+)
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data", None, "The data.", required=True)
-flags.DEFINE_string("budget", "short", "The budget.")
-flags.DEFINE_list("arms", None, "Which arms. Default: those of the budget.")
-flags.DEFINE_string("results", str(comparison.RESULTS), "Where the results are.")
-flags.DEFINE_string("figure", None, "Where to draw. Default: in docs/.")
-
-DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
+flags.DEFINE_string("figure", None, "PNG file to draw to.")
 
 
-def main(_: list[str]) -> None:
-    data, budget, arms = FLAGS.data, FLAGS.budget, FLAGS.arms
-    comparison.refuse_unknown(arms)
-    try:
-        results = pathlib.Path(FLAGS.results)
-        found = comparison.records(data, budget, arms, results=results)
-        lines = tables.compare(data, budget, arms, results=results)
-    except FileNotFoundError as error:
-        raise app.UsageError(str(error)) from error
-    print("\n".join(lines))
-    path = pathlib.Path(FLAGS.figure or DOCS / f"compare_{data}_{budget}.png")
-    accuracy_figure.draw(
-        comparison.scores(found),
-        found[0],
-        comparison.budget_of(data, budget).sparsity,
-        path,
-    )
+def main(arguments: list[str]) -> None:
+    choice, results = comparison_flags.choice(arguments), comparison_flags.results()
+    found = comparison.records(choice, results)
+    print("\n".join(comparison_table.lines(choice, results)))
+    scores = comparison.scores(found)
+    path = pathlib.Path(FLAGS.figure or figure(choice, results))
+    accuracy_figure.draw(scores, found[0], choice.common.sparsity, path)
     print(f"Drawn: {path}")
+
+
+def figure(choice: comparison.Choice, results: pathlib.Path) -> pathlib.Path:
+    """Returns where a comparison is drawn if nobody says where."""
+    whole = comparison.Choice(choice.data, choice.budget)
+    committed = choice == whole and results == comparison.RESULTS
+    folder = markdown.ROOT / "docs" if committed else results
+    return folder / f"compare_{choice.data}_{choice.budget}.png"
 
 
 if __name__ == "__main__":

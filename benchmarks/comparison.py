@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import statistics
-from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from absl import app
@@ -35,60 +35,95 @@ class Score(NamedTuple):
         return f"{self.mean:.2f} ± {self.deviation:.2f}{left_out}"
 
 
-def refuse_unknown(arms: Iterable[str] | None) -> None:
-    """Raises UsageError if a comparison has no such arm."""
-    if unknown := set(arms or ()) - ARMS.keys():
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which trainings are meant. What is left empty is as the budget has it.
+
+    Attributes:
+        data: that they are trained on.
+        budget: name of what they have in common.
+        arms: which of `benchmarks.budgets.ARMS`.
+        sparsities: at which; dense training has none, and is not asked.
+        seeds: with which.
+
+    Raises:
+        UsageError: if there is no such comparison or arm, or a number is out of range.
+    """
+
+    data: str
+    budget: str
+    arms: tuple[str, ...] = ()
+    sparsities: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.data, self.budget) not in BUDGETS:
+            known = ", ".join(f"--data={d} --budget={b}" for d, b in BUDGETS)
+            raise app.UsageError(
+                f"There is no {self.budget!r} for {self.data}. Known: {known}"
+            )
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise app.UsageError(
+                f"Unknown arms: {', '.join(map(repr, unknown))}. Known: "
+                f"{', '.join(ARMS)}"
+            )
+        if not all(0 < sparsity < 1 for sparsity in self.sparsities):
+            raise app.UsageError(
+                "--sparsities are shares of what is pruned, such as 0.9,0.95. "
+                f"Received: {','.join(map(str, self.sparsities))}"
+            )
+        if not all(seed >= 0 for seed in self.seeds):
+            raise app.UsageError(
+                "--seeds are whole numbers from 0 on. Received: "
+                f"{','.join(map(str, self.seeds))}"
+            )
+
+    @property
+    def common(self) -> Budget:
+        """What the trainings have in common."""
+        return BUDGETS[self.data, self.budget]
+
+    def cells(self) -> list[tuple[str, float, int]]:
+        """Returns arm, sparsity and seed of each: first one seed of all, then more."""
+        found = [
+            (arm, 0.0 if arm == "dense" else sparsity, seed)
+            for seed in self.seeds or self.common.seeds
+            for sparsity in self.sparsities or self.common.sparsities
+            for arm in self.arms or self.common.arms
+        ]
+        return list(dict.fromkeys(found))  # Dense training has no sparsity.
+
+    def __str__(self) -> str:
+        """The flags that choose these."""
+        lists = {
+            name: ",".join(map(str, getattr(self, name)))
+            for name in ("arms", "sparsities", "seeds")
+        }
+        given = {"data": self.data, "budget": self.budget, **lists}
+        return " ".join(f"--{name}={value}" for name, value in given.items() if value)
+
+
+def records(choice: Choice, results: pathlib.Path = RESULTS) -> list[dict[str, Any]]:
+    """Returns the results of those trainings that have one.
+
+    Raises:
+        UsageError: if none has, or a file is no result.
+    """
+    wanted, found = set(choice.cells()), []
+    for path in sorted((results / f"{choice.data}_{choice.budget}").glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            cell = record["arm"], record["sparsity"], record["seed"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise app.UsageError(f"{path} is no result of a training.") from error
+        if cell in wanted:
+            found.append(record)
+    if not found:
         raise app.UsageError(
-            f"Unknown arms: {', '.join(sorted(unknown))}. Known: {', '.join(ARMS)}"
+            f"There is no such result in {results}. Run this first:\n"
+            f"python -m benchmarks.compare {choice}"
         )
-
-
-def budget_of(data: str, budget: str) -> Budget:
-    """Returns what a comparison's cells have in common.
-
-    Raises:
-        UsageError: if there is no such comparison.
-    """
-    if (data, budget) not in BUDGETS:
-        known = ", ".join(f"--data={d} --budget={b}" for d, b in BUDGETS)
-        raise app.UsageError(f"There is no {budget!r} for {data}. Known: {known}")
-    return BUDGETS[data, budget]
-
-
-def records(
-    data: str,
-    budget: str,
-    arms: Collection[str] | None = None,
-    seeds: Collection[int] | None = None,
-    results: pathlib.Path = RESULTS,
-) -> list[dict[str, Any]]:
-    """Returns the cells of a comparison that are there.
-
-    Args:
-        data: that they were trained on.
-        budget: name of it.
-        arms: those that are wanted; by default those of the budget.
-        seeds: those that are wanted; by default all.
-        results: where they lie.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        UsageError: if there is no such comparison.
-    """
-    arms = arms or budget_of(data, budget).arms
-    paths = sorted((results / f"{data}_{budget}").glob("*.json"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    chosen = [
-        record
-        for record in found
-        if record["arm"] in arms and (not seeds or record["seed"] in seeds)
-    ]
-    if not chosen:
-        raise FileNotFoundError(
-            f"There is no such result of --data={data} --budget={budget} in "
-            f"{results}. Run `python -m benchmarks.compare` first."
-        )
-    return chosen
+    return found
 
 
 def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import pathlib
 import re
@@ -22,14 +23,22 @@ def made(record: dict[str, Any]) -> str:
     return f"`{command}`, {record['date'][:10]}, {where(record)}."
 
 
-def where(record: dict[str, Any]) -> str:
-    """Returns the machine and the versions that a file was made with."""
-    machine, versions = record["machine"], record["versions"]
-    return (
-        f"{machine['cores']} cores of an {machine['cpu']}, TensorFlow "
-        f"{versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
-        f"{versions['tf_keras']}"
+def where(*records: dict[str, Any]) -> str:
+    """Returns the machines and the versions that some files were made with."""
+    counts = collections.Counter(
+        f"{record['machine']['cores']} cores of an {record['machine']['cpu']}"
+        for record in records
     )
+    machines = [
+        f"{machine} ({count})" if len(counts) > 1 else machine
+        for machine, count in counts.most_common()
+    ]
+    software = dict.fromkeys(
+        f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, tf_keras "
+        f"{versions['tf_keras']}"
+        for versions in (record["versions"] for record in records)
+    )
+    return ", ".join([" and ".join(machines), *software])
 
 
 def row(cells: list[str]) -> str:

@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import shlex
+import subprocess
 import sys
 from typing import Any
 
@@ -33,6 +34,7 @@ def write(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
     """Writes a result with its header, and makes the folder if there is none."""
     header = {
         "command": command(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": machine(),
@@ -47,6 +49,22 @@ def write(path: str | os.PathLike[str], result: dict[str, Any]) -> None:
 def command() -> str:
     """Returns the command line of this process, the interpreter as `python`."""
     return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def commit() -> str | None:
+    """Returns the commit of this checkout, `-dirty` if files differ; `None` if none."""
+    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(
+            describe,
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def versions() -> dict[str, str]:

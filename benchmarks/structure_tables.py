@@ -51,7 +51,7 @@ def latency() -> list[str]:
 def macs_left() -> list[str]:
     """Returns what `shrink` leaves of the models of the comparison of filters."""
     shares: dict[str, dict[float, list[float]]] = {}
-    for record in comparison.records("cifar10", "filters"):
+    for record in comparison.records(comparison.Choice("cifar10", "filters")):
         if record["arm"] != "dense":
             cost = record["last"]["cost"]
             share = cost["shrunk"]["macs"] / cost["dense"]["macs"]

@@ -8,13 +8,18 @@ writes them anew, between `<!-- table: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import functools
-import pathlib
 import re
 import statistics
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks import comparison, export_tables, markdown, structure_tables
+from benchmarks import (
+    comparison,
+    comparison_table,
+    export_tables,
+    markdown,
+    structure_tables,
+)
 
 DOCS = markdown.ROOT / "docs"
 FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -224,44 +229,8 @@ def training() -> list[str]:
     ]
 
 
-def compare(
-    data: str,
-    budget: str,
-    arms: Collection[str] | None = None,
-    seeds: Collection[int] | None = None,
-    results: pathlib.Path = comparison.RESULTS,
-) -> list[str]:
-    """Returns the accuracies of a comparison, best arms first.
-
-    Takes the arguments of `comparison.records`, and raises its errors.
-    """
-    records = comparison.records(data, budget, arms, seeds, results)
-    scores = comparison.scores(records)
-    sparsities = sorted({sparsity for cells in scores.values() for sparsity in cells})
-    flags = [f"--data={data}", f"--budget={budget}"]
-    if arms:
-        flags.append(f"--arms={','.join(arms)}")
-    if seeds:
-        flags.append(f"--seeds={','.join(map(str, seeds))}")
-    first, last = (pick(records, key=lambda r: r["date"]) for pick in (min, max))
-    days = dict.fromkeys(record["date"][:10] for record in (first, last))
-    return [
-        f"{first['model']}, {data}, {first['epochs']} epochs; test accuracy of the "
-        "last epoch in percent, mean and standard deviation of the seeds, by "
-        f"{comparison.budget_of(data, budget).sparsity}:",
-        "",
-        *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
-        *(
-            markdown.row(
-                [arm, *(str(cells.get(sparsity, "")) for sparsity in sparsities)]
-            )
-            for arm, cells in scores.items()
-        ),
-        "",
-        f"`python -m benchmarks.compare {' '.join(flags)}`, "
-        f"{len(records)} trainings, {' to '.join(days)}, "
-        f"{markdown.where(last)}.",
-    ]
+def _compared(*choice: Any) -> Callable[[], list[str]]:
+    return functools.partial(comparison_table.lines, comparison.Choice(*choice))
 
 
 TABLES = {
@@ -274,9 +243,9 @@ TABLES = {
     "export_matrix": export_tables.matrix,
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
-    "compare_fashion_mnist_short": functools.partial(compare, "fashion_mnist", "short"),
-    "compare_cifar10_short": functools.partial(compare, "cifar10", "short"),
-    "compare_cifar10_filters": functools.partial(compare, "cifar10", "filters"),
+    "compare_fashion_mnist_short": _compared("fashion_mnist", "short"),
+    "compare_cifar10_short": _compared("cifar10", "short"),
+    "compare_cifar10_filters": _compared("cifar10", "filters"),
     "macs_left": structure_tables.macs_left,
 }
 

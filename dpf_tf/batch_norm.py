@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
@@ -105,7 +106,8 @@ def recalibrate_batch_norm(
 
 def check_batches(name: str, data: Any) -> None:
     """Refuses what is no iterable of batches."""
-    if isinstance(data, tuple) or not isinstance(data, Iterable):
+    array = isinstance(data, np.ndarray | tf.Tensor)  # Its rows are no batches.
+    if isinstance(data, tuple) or array or not isinstance(data, Iterable):
         raise TypeError(
             f"`{name}` must be an iterable of batches, such as "
             "`tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`. "

@@ -286,6 +286,14 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     f"{target}. Train on, or shorten the schedule {schedule}.",
                     stacklevel=2,
                 )
+            elif settings.method.moves and _moves_nothing(schedule, last):
+                warnings.warn(
+                    f"{type(settings.method).__name__} moves weights at the mask "
+                    f"updates after its first, and in this training, of {total} steps, "
+                    "there is none: the masks stay as they begin. Train longer, or "
+                    f"give a shorter `frequency` to the schedule {schedule}.",
+                    stacklevel=2,
+                )
 
     def _warn_if_missed(self) -> None:
         missed = missed_target(self.model, pruned_layers(self.model))
@@ -311,6 +319,13 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         last = int(min(self._start - 1, self._last_step))
         found = (s.schedule.last_update(last) for s in self._updater.settings)
         return max((step for step in found if step is not None), default=self._start)
+
+
+def _moves_nothing(schedule: Any, last: float) -> bool:
+    """Tells whether no update up to a step comes after the first one, or does much."""
+    end = getattr(schedule, "end_step", None)
+    last = last if end is None else min(last, end - 1)
+    return schedule.last_update(int(last)) in (None, schedule.last_update(0))
 
 
 def _refusing(function: Any, layers: list[Any]) -> Any:

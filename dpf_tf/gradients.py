@@ -161,6 +161,12 @@ class GradientPass:
 def _compiled_loss(model: Any, batch: Any) -> tf.Tensor:
     unpack = keras_api.of(model).module.utils.unpack_x_y_sample_weight
     x, y, sample_weight = unpack(batch)
+    if y is None and getattr(model, "loss", None) is not None:
+        raise ValueError(
+            "The masks ask for gradients, and the batches to find them with have no "
+            "targets. Give `data=` batches `(x, y)` or `(x, y, sample_weight)`. "
+            f"Received one of type {type(batch).__name__}"
+        )
     outputs = model(x, training=True)
     return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight)
 

@@ -60,15 +60,23 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
         (folder / f"{arm}_{seed}.json").write_text(text)
 
     def found(**chosen):
-        records = comparison.records("cifar10", "short", results=tmp_path, **chosen)
+        choice = comparison.Choice("cifar10", "short", **chosen)
+        records = comparison.records(choice, tmp_path)
         return [(each["arm"], each["seed"]) for each in records]
 
     assert found() == [("dpf", 0), ("dpf", 1)]
-    assert found(arms=["dpf", "dpf_decay"], seeds=[0]) == [("dpf", 0), ("dpf_decay", 0)]
-    with pytest.raises(FileNotFoundError, match="no such result.*benchmarks.compare"):
-        found(arms=["gmp"])
+    assert found(arms=("dpf", "dpf_decay"), seeds=(0,)) == [
+        ("dpf", 0),
+        ("dpf_decay", 0),
+    ]
+    whole = "--data=cifar10 --budget=short --arms=gmp --sparsities=0.9"
+    with pytest.raises(app.UsageError, match=rf"no such result[\s\S]*{whole}"):
+        found(arms=("gmp",), sparsities=(0.9,))
     with pytest.raises(app.UsageError, match="no 'brief' for cifar10. Known"):
-        comparison.records("cifar10", "brief")
+        comparison.Choice("cifar10", "brief")
+    (folder / "broken.json").write_text("{")
+    with pytest.raises(app.UsageError, match="broken.json is no result"):
+        found()
 
 
 def test_every_scheme_is_compared_and_every_arm_is_a_method_of_the_program():
@@ -140,8 +148,11 @@ def refused(*arguments, folder):
     ("argument", "message"),
     [
         ("--sparsities=95", "shares of what is pruned, .* Received: 95.0"),
-        ("--seeds=0.5", "--seeds must be numbers .* Received: 0.5"),
-        ("--arms=dfp", "Unknown arms: dfp. Known: dense"),
+        ("--seeds=0.5", "--seeds must be numbers .* Received: '0.5'"),
+        ("--seeds=-1", "--seeds are whole numbers from 0 on. Received: -1"),
+        ("--arms=dfp", "Unknown arms: 'dfp'. Known: dense"),
+        ("--arms=", "--arms must be names with commas between them. Received: ''"),
+        ("filters", "Not a flag: filters. Flags look like --budget=short"),
         ("--arms=dense", r"cifar10 is not prepared: .*\n.*python -c"),
     ],
 )

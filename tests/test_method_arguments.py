@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def fit(model, callback=None, epochs=2):
         ("rigle", {}, ValueError, r"Known: dpf, .*sparse_momentum.*mean 'rigl'"),
         ("RigL", {}, ValueError, "mean 'rigl'"),
         (methods.RigL, {}, TypeError, r"not its class.*Known names: dpf"),
-        (None, {}, TypeError, "NoneType"),
+        (None, {}, TypeError, r"methods\.Method\. Received: None"),
+        ("dpf", {"threshold": "soft"}, TypeError, "A soft threshold is method='st3'"),
+        ("set", {"seed": -1}, ValueError, "finite, and at least 0. Received: -1"),
         ("gmp", {"share": 0.2}, TypeError, "'gmp' has no option 'share'.*none"),
         ("rigl", {"threshold": 0.1}, TypeError, "Its options: share, seed"),
         ("rigl", {"share": 1.5}, ValueError, r"\[0, 1\].*1.5"),
@@ -64,6 +67,14 @@ def test_wrong_methods_and_options_are_refused_by_name(
 def test_a_ramp_is_refused_by_schemes_of_one_sparsity(keras, method):
     with pytest.raises(ValueError, match=r"at one sparsity.*ConstantSparsity"):
         make(keras, method, RAMP)
+
+
+@pytest.mark.parametrize("method", ["snip", "one_shot"])
+def test_a_ramp_is_refused_by_schemes_of_one_mask(keras, method):
+    with pytest.raises(ValueError, match=r"makes one mask, and has no ramp.*OneShot"):
+        make(keras, method, RAMP)
+    make(keras, method, dpf_tf.OneShot(final_sparsity=0.5, step=3))
+    make(keras, method, dpf_tf.ConstantSparsity(0.5, begin_step=3))
 
 
 @pytest.mark.parametrize("method", ["set", "dsr"])
@@ -98,6 +109,33 @@ def test_a_scheme_of_gradients_without_data_tells_how_to_give_them(keras, method
         fit(model)
     with pytest.raises(ValueError, match=r"MaskUpdater\(model, data=training_datas"):
         dpf_tf.MaskUpdater(model, total_steps=10)
+
+
+def test_data_that_are_no_batches_with_targets_are_refused(keras):
+    x = np.ones((32, 6), np.float32)
+    with pytest.raises(TypeError, match="iterable of batches.*type ndarray"):
+        dpf_tf.PruningCallback(data=x)
+    with pytest.raises(ValueError, match=r"have no targets.*`\(x, y\)`"):
+        fit(make(keras, "snip"), dpf_tf.PruningCallback(data=[x]))
+
+
+def test_a_training_in_which_nothing_is_dropped_and_grown_is_warned_of(keras):
+    """Of 16 steps, where the share that moves is zero from step 12 on."""
+    x, y = np.ones((4, 6), np.float32), np.ones((4, 1), np.float32)
+
+    def trained(**schedule):
+        schedule = dpf_tf.PolynomialDecay(
+            final_sparsity=0.5, initial_sparsity=0.5, **schedule
+        )
+        model = make(keras, "rigl", schedule)
+        fit(model, dpf_tf.PruningCallback(settle=0, data=[(x, y)]))
+
+    for frequency in (100, 12):
+        with pytest.warns(UserWarning, match="RigL moves weights .* of 16 steps, ther"):
+            trained(frequency=frequency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained(frequency=8)
 
 
 def test_a_loop_of_ones_own_must_name_the_optimizer_whose_momentum_is_asked(keras):

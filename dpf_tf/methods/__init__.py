@@ -101,8 +101,9 @@ def get(method: Any, **options: Any) -> Method:
             )
         return method
     if not isinstance(method, str):
+        its_class = ", not its class" if isinstance(method, type) else ""
         raise TypeError(
-            "`method` must be a name or a dpf_tf.methods.Method, not its class. "
+            f"`method` must be a name or a dpf_tf.methods.Method{its_class}. "
             f"Received: {method!r} (of type {type(method).__name__}). "
             f"Known names: {', '.join(METHODS)}"
         )
@@ -117,6 +118,7 @@ def get(method: Any, **options: Any) -> Method:
         raise TypeError(
             f"Method {method!r} has no option {', '.join(map(repr, unknown))}. "
             f"Its options: {', '.join(known) or 'none'}."
+            + (" A soft threshold is method='st3'." if "threshold" in unknown else "")
         )
     return METHODS[method](**options)
 

@@ -23,7 +23,9 @@ class DPF(Method):
     Args:
         bounded: multiplies the gradient of a kernel's filters that are pruned as a
             whole by one factor, so that none is longer (in its L2 norm) than the
-            longest of a living filter. Each replica does so by its own gradient.
+            longest of a living filter. Each replica does so by its own gradient. A
+            filter with a single kept weight counts as living, even if that weight looks
+            at a dead channel: such a one sets the bound for the others.
         pruned_gradient: factor on the gradient of pruned weights; 1 is the paper.
         pruned_decay: weight decay of the pruned weights alone, on top of any
             regularizer; 0 is the paper. It is a loss of the layer, half of it times the

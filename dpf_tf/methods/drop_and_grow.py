@@ -31,6 +31,7 @@ class DropAndGrow(Method):
     allocation: ClassVar[str] = "erk"
     only_for: ClassVar[str | None] = "single weights"
     restarts: ClassVar[frozenset[str]] = frozenset({"weights", "momenta"})
+    moves: ClassVar[bool] = True
     period: ClassVar[int | str] = 100
 
     share: float = 0.3

@@ -41,6 +41,8 @@ class Method:
             value (`"weights"`; `"pruned_weights"` only where it is pruned), the
             optimizer's momentum of it (`"momenta"`), or nothing.
         needs: what `masks` asks its round for, of `"gradients"` and `"momenta"`.
+        moves: whether the updates after the first one are what the scheme is about, so
+            that a training without them gets a warning.
 
     Example:
 
@@ -70,6 +72,7 @@ class Method:
     only_for: ClassVar[str | None] = None
     restarts: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[frozenset[str]] = frozenset()
+    moves: ClassVar[bool] = False
 
     def schedule(self, target: float) -> Any:
         """Returns the schedule that a bare target sparsity stands for."""
@@ -138,6 +141,22 @@ def require_bool(method: Method, name: str) -> None:
         )
 
 
+def require_one_mask(method: Method, schedule: Any, instead: str) -> None:
+    """Raises ValueError if a schedule would make more and more sparse masks.
+
+    Args:
+        method: a scheme that makes one mask.
+        schedule: what it was given.
+        instead: what to use for several.
+    """
+    final = schedule.final_sparsity
+    if getattr(schedule, "initial_sparsity", final) != final:
+        raise ValueError(
+            f"{type(method).__name__} makes one mask, and has no ramp. Received: "
+            f"{schedule}. Give a number or a OneShot; {instead}."
+        )
+
+
 def require_number(
     method: Method,
     name: str,
@@ -161,9 +180,10 @@ def require_number(
             f"Received: {value!r}"
         )
     if not (least <= value <= most and math.isfinite(value)):
+        above = most == math.inf
+        where = f"at least {least:g}" if above else f"in [{least:g}, {most:g}]"
         raise ValueError(
-            f"`{name}` of {scheme} must be finite, and lie in [{least:g}, {most:g}]. "
-            f"Received: {value!r}"
+            f"`{name}` of {scheme} must be finite, and {where}. Received: {value!r}"
         )
     # NumPy's numbers cannot be saved in a config. Frozen: this may write.
     object.__setattr__(method, name, int(value) if whole else float(value))

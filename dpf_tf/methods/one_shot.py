@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from dpf_tf.methods.gmp import GMP
+from dpf_tf.methods.method import require_one_mask
 from dpf_tf.schedules import OneShot
 
 
@@ -34,3 +35,7 @@ class OneShotPruning(GMP):
     def schedule(self, target: float) -> Any:
         """Returns one mask at half of the training."""
         return OneShot(final_sparsity=target)
+
+    def check(self, schedule: Any, allocation: Any) -> None:
+        """Refuses a ramp."""
+        require_one_mask(self, schedule, "along a ramp it is method='gmp'")

@@ -18,7 +18,8 @@ class SET(DropAndGrow):
     weights that are pruned or grown are zero, and so is their momentum. The authors
     drop the same share of positive and of negative weights and keep it constant; here
     the magnitude decides, and the share falls as a cosine to zero at the schedule's
-    `end_step`, as in the RigL paper's comparison.
+    `end_step`, as in the RigL paper's comparison. A schedule with `frequency=100` gives
+    it RigL's period.
 
     Args:
         share: share of the kept weights that is dropped at the first update.

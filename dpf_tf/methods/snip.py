@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dpf_tf.methods.gmp import GMP
+from dpf_tf.methods.method import require_one_mask
 from dpf_tf.methods.round import Round
 from dpf_tf.schedules import OneShot
 
@@ -37,6 +38,10 @@ class SNIP(GMP):
     def schedule(self, target: float) -> Any:
         """Returns one mask before the first step."""
         return OneShot(final_sparsity=target, step=0)
+
+    def check(self, schedule: Any, allocation: Any) -> None:
+        """Refuses a ramp."""
+        require_one_mask(self, schedule, "`step=0` in it is the paper")
 
     def masks(self, round: Round) -> list[np.ndarray]:
         """Returns the connections to which the loss is most sensitive."""

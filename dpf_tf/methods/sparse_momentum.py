@@ -19,8 +19,9 @@ class SparseMomentum(DropAndGrow):
 
     Random masks at first, of the same sparsity everywhere; once an epoch each kernel
     drops a share of its weights, which falls as a cosine to zero at the schedule's
-    `end_step`. What is dropped in all is shared among the kernels in proportion to the
-    mean momentum of their kept weights, and grown where the momentum is largest.
+    `end_step`, 75 % of the training by default (the authors go on to its end). What is
+    dropped in all is shared among the kernels in proportion to the mean momentum of
+    their kept weights, and grown where the momentum is largest.
 
     The optimizer sees the dense gradient, so that the momentum of pruned weights is
     known; it stays as it is when they are pruned or grown. Their values are set to zero

@@ -25,7 +25,7 @@ class ST3(DPF):
     at zero instead of with a jump. `threshold` is the largest magnitude that is pruned;
     `scale` makes up for what the threshold takes away. Both are made with the masks.
     What `strip_pruning` returns are these values; a kept weight that ties with the
-    threshold is zero as well.
+    threshold, or has fallen below it since the last masks, is zero as well.
 
     Schedule and period are those of DPF. The authors make the masks at every step
     (`PolynomialDecay(..., frequency=1)`), along a ramp up to half of the training, and
