@@ -47,7 +47,10 @@ def draw(
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
     axes.set_xlabel(sparsity)
     axes.set_ylabel("test accuracy, %, last epoch")
-    axes.set_title(f"{record['model']}, {record['data']}, {record['epochs']} epochs")
+    axes.set_title(
+        f"{record['model']}, {record['data']}, {record['epochs']} epochs; "
+        "bars: standard deviation of the seeds"
+    )
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="lower left", ncols=2, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""The table of a comparison: accuracies by arm and sparsity."""
+"""The tables of a comparison: accuracies by arm and sparsity, and what is computed."""
 
 from __future__ import annotations
 
 import pathlib
+import statistics
 
 from benchmarks import comparison, markdown
 
@@ -15,8 +16,6 @@ def lines(
     Takes the arguments of `comparison.records`, and raises its errors.
     """
     records = comparison.records(choice, results)
-    scores = comparison.scores(records)
-    sparsities = sorted({sparsity for cells in scores.values() for sparsity in cells})
     days = sorted({record["date"][:10] for record in records})
     period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     there, all_of_them = len(records), len(choice.cells())
@@ -26,14 +25,47 @@ def lines(
         "accuracy of the last epoch in percent, mean and standard deviation of the "
         f"seeds, by {choice.common.sparsity}:",
         "",
-        *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
-        *(
-            markdown.row(
-                [arm, *(str(cells.get(sparsity, "")) for sparsity in sparsities)]
-            )
-            for arm, cells in scores.items()
-        ),
+        *_rows(comparison.scores(records)),
         "",
         f"`python -m benchmarks.compare {choice}`, {count} trainings, "
         f"{period}, {markdown.where(*records)}.",
+    ]
+
+
+def macs(choice: comparison.Choice) -> list[str]:
+    """Returns the multiply-accumulates of the final networks, the fewest first."""
+    shares: dict[str, dict[float, list[float]]] = {}
+    for record in comparison.records(choice):
+        if record["arm"] != "dense":
+            share = record["last"]["macs_sparse"] / record["last"]["macs_dense"]
+            cells = shares.setdefault(record["arm"], {})
+            cells.setdefault(record["sparsity"], []).append(share)
+    means = {
+        arm: {
+            sparsity: f"{statistics.mean(cells[sparsity]):.1%}"
+            for sparsity in sorted(cells)
+        }
+        for arm, cells in sorted(
+            shares.items(), key=lambda item: statistics.mean(item[1][max(item[1])])
+        )
+    }
+    return [
+        f"Multiply-accumulates with kept weights, {choice.data}, as a share of the "
+        "dense network's, mean of the seeds:",
+        "",
+        *_rows(means),
+    ]
+
+
+def _rows(cells: dict[str, dict[float, object]]) -> list[str]:
+    """Returns a row for each arm, a column for each sparsity."""
+    sparsities = sorted({sparsity for row in cells.values() for sparsity in row})
+    return [
+        *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
+        *(
+            markdown.row(
+                [arm, *(str(row.get(sparsity, "")) for sparsity in sparsities)]
+            )
+            for arm, row in cells.items()
+        ),
     ]

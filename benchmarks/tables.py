@@ -244,6 +244,9 @@ TABLES = {
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
     "compare_fashion_mnist_short": _compared("fashion_mnist", "short"),
+    "macs_fashion_mnist_short": functools.partial(
+        comparison_table.macs, comparison.Choice("fashion_mnist", "short")
+    ),
     "compare_cifar10_short": _compared("cifar10", "short"),
     "compare_cifar10_filters": _compared("cifar10", "filters"),
     "macs_left": structure_tables.macs_left,

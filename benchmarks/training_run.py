@@ -56,7 +56,13 @@ def analysis(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def collected(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what the folder of a finished training holds, without its places."""
+    """Returns what the folder of a finished training holds, without its places.
+
+    Raises:
+        UsageError: if it has not ended, or there is none.
+    """
+    if not (folder / "summary.json").exists():
+        raise app.UsageError(f"There is no finished training in {folder}.")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for place in ("model_dir", "data_dir"):
         del summary["options"][place]

@@ -42,6 +42,8 @@ def fit(model, callback=None, epochs=2):
         (methods.RigL, {}, TypeError, r"not its class.*Known names: dpf"),
         (None, {}, TypeError, r"methods\.Method\. Received: None"),
         ("dpf", {"threshold": "soft"}, TypeError, "A soft threshold is method='st3'"),
+        ("gmp", {"frequency": 4}, TypeError, r"schedule: `PolynomialDecay\(.*frequ"),
+        ("snip", {"data": []}, TypeError, r"`PruningCallback\(data=\.\.\.\)`"),
         ("set", {"seed": -1}, ValueError, "finite, and at least 0. Received: -1"),
         ("gmp", {"share": 0.2}, TypeError, "'gmp' has no option 'share'.*none"),
         ("rigl", {"threshold": 0.1}, TypeError, "Its options: share, seed"),

@@ -75,6 +75,14 @@ METHODS: dict[str, type[Method]] = {
     "sfp": SFP,
 }
 
+# What is asked of a method but is said elsewhere.
+ELSEWHERE = {
+    "threshold": "A soft threshold is method='st3'.",
+    "frequency": "It belongs to the schedule: `PolynomialDecay(..., frequency=...)`.",
+    "settle": "It belongs to the callback: `PruningCallback(settle=...)`.",
+    "data": "They belong to the callback: `PruningCallback(data=...)`.",
+}
+
 
 def get(method: Any, **options: Any) -> Method:
     """Returns a scheme by its name, with its options.
@@ -118,7 +126,7 @@ def get(method: Any, **options: Any) -> Method:
         raise TypeError(
             f"Method {method!r} has no option {', '.join(map(repr, unknown))}. "
             f"Its options: {', '.join(known) or 'none'}."
-            + (" A soft threshold is method='st3'." if "threshold" in unknown else "")
+            + "".join(f" {ELSEWHERE[name]}" for name in unknown if name in ELSEWHERE)
         )
     return METHODS[method](**options)
 
