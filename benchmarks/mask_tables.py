@@ -1,6 +1,8 @@
-"""The table of where the masks of a training end, from its analysis."""
+"""The table of where the masks of trainings end, from their analyses."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from benchmarks import markdown
 
@@ -10,33 +12,37 @@ RUNS = {"DPF": "cifar10_resnet8_dpf", "ST-3": "cifar10_resnet8_st3_kernel"}
 def kernels() -> list[str]:
     """Returns each kernel's final sparsity, and how much of what it kept came back."""
     records = {label: markdown.load(f"masks/{name}") for label, name in RUNS.items()}
-    analyses = [record["analysis"] for record in records.values()]
-    rows = [
-        [
-            f"`{same[0]['path']}`",
-            f"{same[0]['weights']:,}",
-            *(cell for kernel in same for cell in _cells([kernel])),
-        ]
-        for same in zip(*(found["kernels"] for found in analyses), strict=True)
-    ]
-    total = sum(kernel["weights"] for kernel in analyses[0]["kernels"])
-    everything = [cell for found in analyses for cell in _cells(found["kernels"])]
+    found = [record["analysis"]["kernels"] for record in records.values()]
     columns = [
         column for label in RUNS for column in (f"sparsity, {label}", "... came back")
     ]
-    commands = (f"`{r['summary']['command']}`" for r in records.values())
+    rows = [
+        [f"`{same[0]['path']}`", *_cells([[kernel] for kernel in same])]
+        for same in zip(*found, strict=True)
+    ]
     return [
         *markdown.head(["kernel", "weights", *columns]),
-        *(markdown.row(row) for row in [*rows, ["all", f"{total:,}", *everything]]),
+        *(markdown.row(row) for row in [*rows, ["all", *_cells(found)]]),
         "",
-        "Came back: the share of the finally kept weights that had been pruned once. "
-        f"{', '.join(commands)}; {markdown.where(next(iter(records.values())))}.",
+        "Came back: of the weights kept at the end, the share that had been pruned at "
+        f"some time before. {markdown.where(*records.values())}. The trainings:",
+        *(line for label in RUNS for line in ("", _made(label, records[label]))),
     ]
 
 
-def _cells(kernels: list[dict[str, float]]) -> list[str]:
-    weights, kept, back = (
-        sum(kernel[name] for kernel in kernels)
-        for name in ("weights", "kept", "came_back")
+def _cells(trainings: list[list[dict[str, Any]]]) -> list[str]:
+    """Returns the cells of some kernels, the same ones in each training."""
+    weights = sum(kernel["weights"] for kernel in trainings[0])
+    cells = [f"{weights:,}"]
+    for kernels in trainings:
+        kept, back = (sum(k[name] for k in kernels) for name in ("kept", "came_back"))
+        cells += [f"{1 - kept / weights:.1%}", f"{back / max(1, kept):.1%}"]
+    return cells
+
+
+def _made(label: str, record: dict[str, Any]) -> str:
+    summary = record["summary"]
+    return (
+        f"{label}, {summary['last']['top1']:.2%} in the end: `{summary['command']}`, "
+        f"{summary['date'][:10]}."
     )
-    return [f"{1 - kept / weights:.1%}", f"{back / max(1, kept):.1%}"]

@@ -18,6 +18,7 @@ from benchmarks import (
     comparison_table,
     export_tables,
     markdown,
+    mask_tables,
     structure_tables,
 )
 
@@ -249,6 +250,7 @@ TABLES = {
     ),
     "compare_cifar10_short": _compared("cifar10", "short"),
     "compare_cifar10_filters": _compared("cifar10", "filters"),
+    "mask_kernels": mask_tables.kernels,
     "macs_left": structure_tables.macs_left,
 }
 
