@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks import comparison, markdown
 
@@ -33,31 +35,52 @@ def lines(
 
 
 def macs(choice: comparison.Choice) -> list[str]:
-    """Returns the multiply-accumulates of the final networks, the fewest first."""
-    shares: dict[str, dict[float, list[float]]] = {}
-    for record in comparison.records(choice):
-        if record["arm"] != "dense":
-            share = record["last"]["macs_sparse"] / record["last"]["macs_dense"]
-            cells = shares.setdefault(record["arm"], {})
-            cells.setdefault(record["sparsity"], []).append(share)
-    means = {
-        arm: {
-            sparsity: f"{statistics.mean(cells[sparsity]):.1%}"
-            for sparsity in sorted(cells)
-        }
-        for arm, cells in sorted(
-            shares.items(), key=lambda item: statistics.mean(item[1][max(item[1])])
-        )
-    }
+    """Returns the multiply-accumulates of the final networks."""
     return [
         f"Multiply-accumulates with kept weights, {choice.data}, as a share of the "
-        "dense network's, mean of the seeds:",
+        f"dense network's, mean of the seeds, by {choice.common.sparsity}:",
         "",
-        *_rows(means),
+        *_rows(
+            _shares(choice, lambda last: last["macs_sparse"] / last["macs_dense"]),
+        ),
     ]
 
 
-def _rows(cells: dict[str, dict[float, object]]) -> list[str]:
+def macs_left(choice: comparison.Choice) -> list[str]:
+    """Returns the multiply-accumulates that `shrink` leaves of the final networks."""
+    return [
+        f"Multiply-accumulates after shrinking, {choice.data}, as a share of the dense "
+        f"network's, mean of the seeds, by {choice.common.sparsity}:",
+        "",
+        *_rows(
+            _shares(
+                choice,
+                lambda last: (
+                    last["cost"]["shrunk"]["macs"] / last["cost"]["dense"]["macs"]
+                ),
+            )
+        ),
+    ]
+
+
+def _shares(
+    choice: comparison.Choice, share: Callable[[dict[str, Any]], float]
+) -> dict[str, dict[float, str]]:
+    """Returns a mean over the seeds for each arm and sparsity, smallest arms first."""
+    values: dict[str, dict[float, list[float]]] = {}
+    for record in comparison.records(choice):
+        if record["arm"] != "dense":
+            cells = values.setdefault(record["arm"], {})
+            cells.setdefault(record["sparsity"], []).append(share(record["last"]))
+    means = {
+        arm: {sparsity: statistics.mean(cells[sparsity]) for sparsity in sorted(cells)}
+        for arm, cells in values.items()
+    }
+    order = sorted(means, key=lambda arm: means[arm][max(means[arm])])
+    return {arm: {s: f"{mean:.1%}" for s, mean in means[arm].items()} for arm in order}
+
+
+def _rows(cells: Mapping[str, Mapping[float, object]]) -> list[str]:
     """Returns a row for each arm, a column for each sparsity."""
     sparsities = sorted({sparsity for row in cells.values() for sparsity in row})
     return [

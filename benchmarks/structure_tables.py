@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
-from benchmarks import comparison, markdown
+from benchmarks import markdown
 
 
 def latency() -> list[str]:
@@ -45,36 +44,6 @@ def latency() -> list[str]:
         *(markdown.row(row) for row in rows),
         "",
         markdown.made(record),
-    ]
-
-
-def macs_left() -> list[str]:
-    """Returns what `shrink` leaves of the models of the comparison of filters."""
-    shares: dict[str, dict[float, list[float]]] = {}
-    for record in comparison.records(comparison.Choice("cifar10", "filters")):
-        if record["arm"] != "dense":
-            cost = record["last"]["cost"]
-            share = cost["shrunk"]["macs"] / cost["dense"]["macs"]
-            cells = shares.setdefault(record["arm"], {})
-            cells.setdefault(record["sparsity"], []).append(share)
-    sparsities = sorted({sparsity for cells in shares.values() for sparsity in cells})
-    return [
-        "MACs that shrinking leaves, as a share of the dense network's, mean of the "
-        "seeds, by share of the filters that is pruned:",
-        "",
-        *markdown.head(["", *(f"{sparsity:.0%}" for sparsity in sparsities)]),
-        *(
-            markdown.row(
-                [
-                    arm,
-                    *(
-                        f"{statistics.mean(cells[s]):.2f}" if s in cells else ""
-                        for s in sparsities
-                    ),
-                ]
-            )
-            for arm, cells in sorted(shares.items())
-        ),
     ]
 
 

@@ -7,10 +7,9 @@ writes them anew, between `<!-- table: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
-import functools
 import re
 import statistics
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks import (
@@ -230,9 +229,9 @@ def training() -> list[str]:
     ]
 
 
-def _compared(*choice: Any) -> Callable[[], list[str]]:
-    return functools.partial(comparison_table.lines, comparison.Choice(*choice))
-
+_FASHION = comparison.Choice("fashion_mnist", "short")
+_CIFAR = comparison.Choice("cifar10", "short")
+_FILTERS = comparison.Choice("cifar10", "filters")
 
 TABLES = {
     "step_time": step_time,
@@ -244,14 +243,12 @@ TABLES = {
     "export_matrix": export_tables.matrix,
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
-    "compare_fashion_mnist_short": _compared("fashion_mnist", "short"),
-    "macs_fashion_mnist_short": functools.partial(
-        comparison_table.macs, comparison.Choice("fashion_mnist", "short")
-    ),
-    "compare_cifar10_short": _compared("cifar10", "short"),
-    "compare_cifar10_filters": _compared("cifar10", "filters"),
+    "compare_fashion_mnist_short": partial(comparison_table.lines, _FASHION),
+    "compare_cifar10_short": partial(comparison_table.lines, _CIFAR),
+    "compare_cifar10_filters": partial(comparison_table.lines, _FILTERS),
+    "macs_fashion_mnist_short": partial(comparison_table.macs, _FASHION),
+    "macs_cifar10_filters": partial(comparison_table.macs_left, _FILTERS),
     "mask_kernels": mask_tables.kernels,
-    "macs_left": structure_tables.macs_left,
 }
 
 
