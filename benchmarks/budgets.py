@@ -75,12 +75,19 @@ FIRST_MASKS = {
 }
 # One lever on the feedback at a time, then together. Unbounded DPF is the paper's.
 LEVERS = {
+    "dpf_step": Arm(("--method=dpf", "--decay=step")),
     "dpf_settle25": Arm(("--method=dpf", "--settle=0.25")),
     "dpf_unbounded": _options("dpf", "bounded=false"),
     "dpf_gradient50": _options("dpf", "pruned_gradient=0.5"),
     "dpf_gradient20": _options("dpf", "pruned_gradient=0.2"),
     "dpf_decay": _options("dpf", "pruned_decay=0.0002"),
     "dpf_decay10": _options("dpf", "pruned_decay=0.002"),
+    "dpf_gradient50_decay10": _options(
+        "dpf", "pruned_gradient=0.5", "pruned_decay=0.002"
+    ),
+    "dpf_p1_decay10": Arm(
+        ("--method=dpf", "--method_options=pruned_decay=0.002", "--mask_period=1")
+    ),
     "st3_unbounded": _options("st3", "bounded=false"),
     "st3_p1": Arm(("--method=st3", "--mask_period=1")),
     "st3_kernel": _options("st3", "rescale=kernel"),
