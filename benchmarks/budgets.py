@@ -104,6 +104,16 @@ PERIODS = {
     f"dpf_p{period}": Arm(("--method=dpf", f"--mask_period={period}"))
     for period in (4, 64, 256)
 }
+# Half and twice the learning rate of the CIFAR-10 recipe.
+RATES = {
+    f"{name}_{times}_rate": Arm((*flags, f"--learning_rate={rate}"))
+    for name, flags in {
+        "dpf": ("--method=dpf",),
+        "gmp": ("--method=gmp",),
+        "st3_kernel": ("--method=st3", "--method_options=rescale=kernel"),
+    }.items()
+    for times, rate in {"half": 0.1, "double": 0.4}.items()
+}
 TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
@@ -131,6 +141,7 @@ ARMS = {
     **FIRST_MASKS,
     **LEVERS,
     **PERIODS,
+    **RATES,
     **TICKETS,
     **FILTERS,
 }

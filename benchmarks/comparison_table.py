@@ -22,12 +22,20 @@ def lines(
     period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     there, all_of_them = len(records), len(choice.cells())
     count = f"{there}" if there == all_of_them else f"{there} of {all_of_them}"
+    scores: Mapping[str, Mapping[float, object]] = comparison.scores(records)
+    statistic = "mean and standard deviation of the seeds"
+    if len({seed for _, _, seed in choice.cells()}) == 1:
+        statistic = "of one seed"
+        scores = {
+            arm: {sparsity: f"{each.mean:.2f}" for sparsity, each in cells.items()}
+            for arm, cells in comparison.scores(records).items()
+        }
     return [
         f"{records[0]['model']}, {choice.data}, {records[0]['epochs']} epochs; test "
-        "accuracy of the last epoch in percent, mean and standard deviation of the "
-        f"seeds, by {choice.common.sparsity}:",
+        f"accuracy of the last epoch in percent, {statistic}, by "
+        f"{choice.common.sparsity}:",
         "",
-        *_rows(comparison.scores(records)),
+        *_rows(scores),
         "",
         f"`python -m benchmarks.compare {choice}`, {count} trainings, "
         f"{period}, {markdown.where(*records)}.",

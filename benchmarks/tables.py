@@ -20,6 +20,7 @@ from benchmarks import (
     mask_tables,
     structure_tables,
 )
+from benchmarks.budgets import LEVERS
 
 DOCS = markdown.ROOT / "docs"
 FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -232,6 +233,9 @@ def training() -> list[str]:
 _FASHION = comparison.Choice("fashion_mnist", "short")
 _CIFAR = comparison.Choice("cifar10", "short")
 _FILTERS = comparison.Choice("cifar10", "filters")
+_LEVERS = comparison.Choice(
+    "cifar10", "short", ("gmp", "dpf", "straight_through", "st3", *LEVERS), seeds=(0,)
+)
 
 TABLES = {
     "step_time": step_time,
@@ -249,6 +253,7 @@ TABLES = {
     "macs_fashion_mnist_short": partial(comparison_table.macs, _FASHION),
     "macs_cifar10_filters": partial(comparison_table.macs_left, _FILTERS),
     "mask_kernels": mask_tables.kernels,
+    "levers_cifar10_short": partial(comparison_table.lines, _LEVERS),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from absl import app
 from matplotlib.axes import Axes
 
-from benchmarks import accuracy_figure, comparison
+from benchmarks import accuracy_figure, comparison, comparison_table
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
@@ -56,7 +56,15 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
     folder = tmp_path / "cifar10_short"
     folder.mkdir()
     for arm, seed in [("dpf", 0), ("dpf", 1), ("dpf_decay", 0)]:
-        text = json.dumps(record(arm, 0.9, seed, 0.5))
+        versions = dict.fromkeys(("tensorflow", "keras", "tf_keras"), "1.0")
+        made = {
+            "model": "resnet8",
+            "epochs": 10,
+            "date": "2026-01-01",
+            "machine": {"cores": 2, "cpu": "Intel"},
+            "versions": versions,
+        }
+        text = json.dumps({**record(arm, 0.9, seed, 0.5), **made})
         (folder / f"{arm}_{seed}.json").write_text(text)
 
     def found(**chosen):
@@ -69,6 +77,15 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
         ("dpf", 0),
         ("dpf_decay", 0),
     ]
+    of_all, of_one = (
+        comparison_table.lines(
+            comparison.Choice("cifar10", "short", arms=("dpf",), seeds=seeds), tmp_path
+        )
+        for seeds in ((), (0,))
+    )
+    assert "mean and standard deviation of the seeds" in of_all[0]
+    assert "| dpf | 50.00 ± 0.00 (2 seeds) |" in of_all
+    assert "of one seed" in of_one[0] and "| dpf | 50.00 |" in of_one
     whole = "--data=cifar10 --budget=short --arms=gmp --sparsities=0.9"
     with pytest.raises(app.UsageError, match=rf"no such result[\s\S]*{whole}"):
         found(arms=("gmp",), sparsities=(0.9,))
