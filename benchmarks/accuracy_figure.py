@@ -21,7 +21,8 @@ def draw(
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10"].colors
-    styles = itertools.cycle(itertools.product(["-", "--", ":", "-."], colors))
+    lines = ["-", "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))]
+    styles = itertools.cycle(itertools.product(lines, colors))
     sparsities = sorted({s for cells in scores.values() for s in cells if s})
     places = {sparsity: place for place, sparsity in enumerate(sparsities)}
     arms = [arm for arm in scores if arm != "dense"]
