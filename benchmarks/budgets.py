@@ -110,7 +110,7 @@ RATES = {
     for name, flags in {
         "dpf": ("--method=dpf",),
         "gmp": ("--method=gmp",),
-        "st3_kernel": ("--method=st3", "--method_options=rescale=kernel"),
+        "st3_kernel": LEVERS["st3_kernel"].flags,
     }.items()
     for times, rate in {"half": 0.1, "double": 0.4}.items()
 }

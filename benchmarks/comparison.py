@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import statistics
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import app
@@ -131,12 +132,9 @@ def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
 
     The best arms come first, by the highest sparsity that all of them have.
     """
-    accuracies: dict[str, dict[float, list[float]]] = {}
-    for record in found:
-        cells = accuracies.setdefault(record["arm"], {})
-        cells.setdefault(record["sparsity"], []).append(100 * record["accuracy"])
+    accuracies = values(found, lambda record: 100 * record["accuracy"])
     arms = {
-        arm: {sparsity: score(values) for sparsity, values in sorted(cells.items())}
+        arm: {sparsity: score(each) for sparsity, each in cells.items()}
         for arm, cells in accuracies.items()
     }
     sparse = [cells.keys() for arm, cells in arms.items() if arm != "dense"]
@@ -148,6 +146,17 @@ def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
         return True, -arms[arm][max(common)].mean
 
     return {arm: arms[arm] for arm in sorted(arms, key=order)}
+
+
+def values(
+    found: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]
+) -> dict[str, dict[float, list[float]]]:
+    """Returns a value of each training, by arm and sparsity."""
+    arms: dict[str, dict[float, list[float]]] = {}
+    for record in sorted(found, key=lambda record: record["sparsity"]):
+        cells = arms.setdefault(record["arm"], {})
+        cells.setdefault(record["sparsity"], []).append(value(record))
+    return arms
 
 
 def score(accuracies: list[float]) -> Score:

@@ -22,14 +22,16 @@ def lines(
     period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     there, all_of_them = len(records), len(choice.cells())
     count = f"{there}" if there == all_of_them else f"{there} of {all_of_them}"
-    scores: Mapping[str, Mapping[float, object]] = comparison.scores(records)
-    statistic = "mean and standard deviation of the seeds"
-    if len({seed for _, _, seed in choice.cells()}) == 1:
-        statistic = "of one seed"
-        scores = {
-            arm: {sparsity: f"{each.mean:.2f}" for sparsity, each in cells.items()}
-            for arm, cells in comparison.scores(records).items()
+    one_seed = len({seed for _, _, seed in choice.cells()}) == 1
+    statistic = (
+        "of one seed" if one_seed else "mean and standard deviation of the seeds"
+    )
+    scores = {
+        arm: {
+            s: f"{each.mean:.2f}" if one_seed else str(each) for s, each in row.items()
         }
+        for arm, row in comparison.scores(records).items()
+    }
     return [
         f"{records[0]['model']}, {choice.data}, {records[0]['epochs']} epochs; test "
         f"accuracy of the last epoch in percent, {statistic}, by "
@@ -44,59 +46,47 @@ def lines(
 
 def macs(choice: comparison.Choice) -> list[str]:
     """Returns the multiply-accumulates of the final networks."""
-    return [
-        f"Multiply-accumulates with kept weights, {choice.data}, as a share of the "
-        f"dense network's, mean of the seeds, by {choice.common.sparsity}:",
-        "",
-        *_rows(
-            _shares(choice, lambda last: last["macs_sparse"] / last["macs_dense"]),
-        ),
-    ]
+    return _shares(
+        choice,
+        "with kept weights",
+        lambda last: last["macs_sparse"] / last["macs_dense"],
+    )
 
 
 def macs_left(choice: comparison.Choice) -> list[str]:
     """Returns the multiply-accumulates that `shrink` leaves of the final networks."""
-    return [
-        f"Multiply-accumulates after shrinking, {choice.data}, as a share of the dense "
-        f"network's, mean of the seeds, by {choice.common.sparsity}:",
-        "",
-        *_rows(
-            _shares(
-                choice,
-                lambda last: (
-                    last["cost"]["shrunk"]["macs"] / last["cost"]["dense"]["macs"]
-                ),
-            )
-        ),
-    ]
+    return _shares(
+        choice,
+        "after shrinking",
+        lambda last: last["cost"]["shrunk"]["macs"] / last["cost"]["dense"]["macs"],
+    )
 
 
 def _shares(
-    choice: comparison.Choice, share: Callable[[dict[str, Any]], float]
-) -> dict[str, dict[float, str]]:
-    """Returns a mean over the seeds for each arm and sparsity, smallest arms first."""
-    values: dict[str, dict[float, list[float]]] = {}
-    for record in comparison.records(choice):
-        if record["arm"] != "dense":
-            cells = values.setdefault(record["arm"], {})
-            cells.setdefault(record["sparsity"], []).append(share(record["last"]))
+    choice: comparison.Choice, which: str, share: Callable[[dict[str, Any]], float]
+) -> list[str]:
+    """Returns shares of the dense network's multiply-accumulates, smallest first."""
+    sparse = [r for r in comparison.records(choice) if r["arm"] != "dense"]
     means = {
-        arm: {sparsity: statistics.mean(cells[sparsity]) for sparsity in sorted(cells)}
-        for arm, cells in values.items()
+        arm: {sparsity: statistics.mean(each) for sparsity, each in cells.items()}
+        for arm, cells in comparison.values(sparse, lambda r: share(r["last"])).items()
     }
     order = sorted(means, key=lambda arm: means[arm][max(means[arm])])
-    return {arm: {s: f"{mean:.1%}" for s, mean in means[arm].items()} for arm in order}
+    return [
+        f"Multiply-accumulates {which}, {choice.data}, as a share of the dense "
+        f"network's, mean of the seeds, by {choice.common.sparsity}:",
+        "",
+        *_rows({arm: {s: f"{m:.1%}" for s, m in means[arm].items()} for arm in order}),
+    ]
 
 
-def _rows(cells: Mapping[str, Mapping[float, object]]) -> list[str]:
+def _rows(cells: Mapping[str, Mapping[float, str]]) -> list[str]:
     """Returns a row for each arm, a column for each sparsity."""
     sparsities = sorted({sparsity for row in cells.values() for sparsity in row})
     return [
         *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
         *(
-            markdown.row(
-                [arm, *(str(row.get(sparsity, "")) for sparsity in sparsities)]
-            )
+            markdown.row([arm, *(row.get(sparsity, "") for sparsity in sparsities)])
             for arm, row in cells.items()
         ),
     ]
