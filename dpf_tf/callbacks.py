@@ -23,15 +23,15 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     """Recomputes the masks during `fit`: add it to `callbacks`, first in the list.
 
     A mask that is due at step `t` (the optimizer's iterations) is made before the
-    gradient of step `t`, step 0 included. The logs get `sparsity` (present share of
-    zeros among the weights that can be pruned), `mask_flips` (entries changed by the
+    gradient of step `t`, step 0 included. The logs get `sparsity` (share of the weights
+    that can be pruned which the masks prune), `mask_flips` (entries changed by the
     last update) and `mask_age` (steps since a mask last changed); callbacks that stand
     later in the list, the progress bar among them, see these.
 
     Args:
         settle: share of the announced training, at its end, in which the masks stand
-            still, so that batch norm's statistics belong to the final masks. The
-            gradient stays unmasked. 0 is the paper to the letter.
+            still, so that batch norm's statistics belong to the final masks; the
+            gradient is as before. 0 is the paper to the letter.
         recalibrate_data: training batches on which batch norm is recalibrated before
             every validation inside `fit` (see `recalibrate_batch_norm`).
         recalibrate_steps: how many of these batches to use.
@@ -324,7 +324,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
 def _moves_nothing(schedule: Any, last: float) -> bool:
     """Tells whether no update up to a step comes after the first one, or does much."""
     end = getattr(schedule, "end_step", None)
-    last = last if end is None else min(last, end - 1)
+    last = last if end in (None, -1) else min(last, end - 1)
     return schedule.last_update(int(last)) in (None, schedule.last_update(0))
 
 

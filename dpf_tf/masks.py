@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dpf_tf import keras_api, methods
+from dpf_tf import keras_api
 from dpf_tf.graph import pruned_layers
 from dpf_tf.silence import silence, unsilence
 
@@ -83,7 +83,7 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
     }
     for _, layer in layers:
         method = layer.settings.method
-        if type(method).forward is not methods.Method.forward:
+        if not method.computes_masked:
             raise ValueError(
                 f"{type(method).__name__} makes more than masks, and that would not "
                 "fit these. Prune with method='dpf' to train under given masks."
@@ -121,9 +121,11 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
 def freeze_masks(model: Any) -> None:
     """Makes the present masks final: later fits fine-tune the sparse model.
 
-    `PruningCallback` is not needed from then on. The gradient stays unmasked, so the
-    dense weights move under the fixed masks; only the kept ones have an effect. Pruned
-    filters are silenced, as `dpf_tf.Filters` says.
+    `PruningCallback` is not needed from then on. Dense weights get the gradient that
+    the method gives them: in DPF the pruned ones move on, and only the kept ones have
+    an effect. The thresholds of ST-3 stay as well: a kept weight that falls below its
+    own is zero, until it rises again. Pruned filters are silenced, as `dpf_tf.Filters`
+    says.
 
     Args:
         model: a pruned model or wrapped layer.

@@ -69,7 +69,8 @@ def sparsity_report(model: Any) -> SparsityReport:
 
         - `kernels`: one dict per pruned kernel, with `path`, `shape`, `weights`,
           `kept`, `sparsity` (share of zeros) and `share` (of all kept weights); where
-          whole filters are pruned, with `filters` and `filters_kept`, too;
+          whole filters are pruned, with `filters` and `filters_kept`, too. Kept is what
+          the masks keep; with ST-3, what of it lies above the threshold;
         - `pruned`: `weights`, `kept` and `sparsity` over these kernels;
         - `overall`: the same over all weights of the model (biases and batch norm's
           statistics included; masks are not weights);
@@ -106,9 +107,13 @@ def sparsity_report(model: Any) -> SparsityReport:
         own.update(id(variable) for variable in layer.own_variables)
         masked |= {id(weight): value.numpy() for weight, value in layer.computed}
         for kernel, mask in zip(layer.places, layer.masks.values(), strict=True):
+            if layer.settings.method.computes_masked:
+                kept = count_kept([mask])
+            else:  # Of what the mask keeps, some may be zero.
+                kept = int(np.count_nonzero(masked[id(kernel.variable)]))
             kernels.append(
                 {"path": f"{path}/{kernel.path}", "shape": list(mask.shape)}
-                | _counts(size([mask]), count_kept([mask]))
+                | _counts(size([mask]), kept)
                 | _filters(layer, kernel, mask)
             )
     if not kernels:
@@ -118,7 +123,7 @@ def sparsity_report(model: Any) -> SparsityReport:
         )
     pruned = _total(kernels)
     for kernel in kernels:
-        kernel["share"] = kernel["kept"] / pruned["kept"]
+        kernel["share"] = kernel["kept"] / max(1, pruned["kept"])
     weights = sum(math.prod(tuple(w.shape)) for w in model.weights if id(w) not in own)
     zeros = pruned["weights"] - pruned["kept"]
     return SparsityReport(

@@ -28,7 +28,8 @@ class MaskUpdate(NamedTuple):
     """What `MaskUpdater.update` returns.
 
     Attributes:
-        sparsity: share of zeros among all weights that can be pruned, in `[0, 1)`.
+        sparsity: share of all weights that can be pruned which the masks prune, in
+            `[0, 1)`.
         flips: how many mask entries this update has changed.
     """
 
@@ -138,8 +139,8 @@ class MaskUpdater:
             step: optimizer steps made so far: 0 before the first one.
 
         Returns:
-            `(sparsity, flips)`: the present share of zeros among all weights that can
-            be pruned, and how many mask entries changed in this call.
+            `(sparsity, flips)`: which share of all weights that can be pruned the masks
+            now prune, and how many mask entries changed in this call.
 
         Raises:
             ValueError: if a kernel holds NaN, or a pattern of the allocation matches no
@@ -205,7 +206,7 @@ class MaskUpdater:
 
     @property
     def sparsity(self) -> float:
-        """The present share of zeros among all weights that can be pruned."""
+        """Which share of all weights that can be pruned the masks now prune."""
         return self._sparsity
 
     @property
@@ -265,6 +266,8 @@ class MaskUpdater:
             gradients=lambda: self._gradients(step, group.kernels),
             momenta=lambda: self._read_momenta(group, step),
         )
+        if "momenta" in method.needs:
+            self._read_momenta(group, step)  # To refuse at the first update.
         new, old = method.masks(round), round.masks
         if [(m.dtype, m.shape) for m in new] != [(m.dtype, m.shape) for m in old]:
             raise ValueError(
@@ -293,13 +296,15 @@ class MaskUpdater:
         Raises:
             ValueError: if the optimizer has made none as yet, though steps were made.
         """
-        if step and not is_built(self._trained_by):
-            if self._optimizer is not None:
-                raise ValueError(
-                    f"At step {step} the optimizer has no variables as yet: momenta of "
-                    "a checkpoint would come too late. Call "
-                    "`optimizer.build(model.trainable_variables)` before this update."
-                )
+        built = is_built(self._trained_by)
+        if not built and self._optimizer is not None and step:
+            raise ValueError(
+                f"At step {step} the optimizer has no variables as yet: momenta of a "
+                "checkpoint would come too late. Call "
+                "`optimizer.build(model.trainable_variables)` before this update."
+            )
+        needed = step > 0 or "momenta" in group.settings.method.needs
+        if not built and self._optimizer is None and needed:
             with self._model.distribute_strategy.scope():
                 self._trained_by.build(self._model.trainable_variables)
         return momenta(self._trained_by, group.kernels)

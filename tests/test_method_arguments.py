@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import dpf_tf
 from dpf_tf import methods
@@ -71,6 +72,24 @@ def test_a_ramp_is_refused_by_schemes_of_one_sparsity(keras, method):
         make(keras, method, RAMP)
 
 
+@pytest.mark.parametrize("method", ["set", "rigl", "dsr", "snip", "one_shot"])
+def test_a_ramp_of_somebody_elses_is_refused_as_ours_is(keras, method):
+    class Ramp:
+        final_sparsity = 0.5
+
+        def __call__(self, step):
+            return step % 2 == 0, min(0.5, step / 20)
+
+    with pytest.raises(ValueError, match="at one sparsity|makes one mask"):
+        make(keras, method, Ramp())
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "dsr", "sparse_momentum", "snip"])
+def test_scores_that_are_no_magnitudes_are_not_divided_by_norms(keras, method):
+    with pytest.raises(ValueError, match="ranks other scores.*'global_normalized'"):
+        make(keras, method, allocation="global_normalized")
+
+
 @pytest.mark.parametrize("method", ["snip", "one_shot"])
 def test_a_ramp_is_refused_by_schemes_of_one_mask(keras, method):
     with pytest.raises(ValueError, match=r"makes one mask, and has no ramp.*OneShot"):
@@ -125,19 +144,23 @@ def test_a_training_in_which_nothing_is_dropped_and_grown_is_warned_of(keras):
     """Of 16 steps, where the share that moves is zero from step 12 on."""
     x, y = np.ones((4, 6), np.float32), np.ones((4, 1), np.float32)
 
-    def trained(**schedule):
-        schedule = dpf_tf.PolynomialDecay(
-            final_sparsity=0.5, initial_sparsity=0.5, **schedule
-        )
+    def trained(schedule):
         model = make(keras, "rigl", schedule)
         fit(model, dpf_tf.PruningCallback(settle=0, data=[(x, y)]))
 
-    for frequency in (100, 12):
+    def falling(frequency):
+        return dpf_tf.PolynomialDecay(
+            final_sparsity=0.5, initial_sparsity=0.5, frequency=frequency
+        )
+
+    constant = dpf_tf.ConstantSparsity
+    for idle in (falling(100), falling(12), constant(0.5, frequency=100)):
         with pytest.warns(UserWarning, match="RigL moves weights .* of 16 steps, ther"):
-            trained(frequency=frequency)
+            trained(idle)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        trained(frequency=8)
+        for acting in (falling(8), constant(0.5, frequency=8)):
+            trained(acting)
 
 
 def test_a_loop_of_ones_own_must_name_the_optimizer_whose_momentum_is_asked(keras):
@@ -147,10 +170,14 @@ def test_a_loop_of_ones_own_must_name_the_optimizer_whose_momentum_is_asked(kera
         dpf_tf.MaskUpdater(model, total_steps=10, epoch_steps=2)
 
 
-def test_sparse_momentum_without_a_momentum_is_refused(keras):
-    model = make(keras, "sparse_momentum", optimizer=keras.optimizers.SGD(0.01))
-    with pytest.raises(ValueError, match=r"SGD keeps none.*momentum=0\.9"):
+@pytest.mark.parametrize("optimizer", ["SGD", "Adagrad"])
+def test_sparse_momentum_without_a_momentum_is_refused_at_once(keras, optimizer):
+    optimizer = getattr(keras.optimizers, optimizer)(0.01)
+    model = make(keras, "sparse_momentum", optimizer=optimizer)
+    name = type(optimizer).__name__
+    with pytest.raises(ValueError, match=rf"{name} keeps none.*momentum=0\.9"):
         fit(model)
+    assert int(tf.convert_to_tensor(optimizer.iterations)) == 0
 
 
 def test_an_epoch_schedule_without_its_length_is_refused(keras):

@@ -72,6 +72,33 @@ def test_the_numbers_are_those_of_the_masks_and_the_weights(keras):
     assert np.isclose(sum(k["share"] for k in found["kernels"]), 1)
 
 
+def test_with_a_soft_threshold_the_zeros_are_counted_that_the_layers_compute_with(
+    keras,
+):
+    """Under frozen masks, of which a decay takes more and more below the threshold."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 16)).astype(np.float32)
+    hidden = keras.layers.Dense(
+        32, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-2)
+    )
+    soft = dpf_tf.prune_low_magnitude_dpf(
+        keras.Sequential([keras.Input((16,)), hidden, keras.layers.Dense(1)]),
+        dpf_tf.ConstantSparsity(0.5, frequency=8),
+        threshold="soft",
+    )
+    soft.compile(keras.optimizers.SGD(0.1), "mse")
+    callback = dpf_tf.PruningCallback()
+    soft.fit(x, x[:, :1], 32, epochs=4, verbose=0, callbacks=[callback])
+    dpf_tf.freeze_masks(soft)
+    soft.fit(x, x[:, :1], 32, epochs=4, verbose=0)
+    found, (mask,) = dpf_tf.sparsity_report(soft), dpf_tf.get_masks(soft).values()
+    kernel = next(w for w in dpf_tf.strip_pruning(soft).get_weights() if w.ndim == 2)
+    assert found["pruned"]["kept"] == np.count_nonzero(kernel) < mask.sum() == 256
+    macs = found["cost"]["masked"]["macs"]
+    assert macs == dpf_tf.count_macs(dpf_tf.strip_pruning(soft)).sparse
+    assert found["overall"]["kept"] == found["cost"]["masked"]["parameters"]
+
+
 def test_the_report_is_plain_data(keras):
     found = report(keras)[1]
     assert json.loads(json.dumps(found)) == dict(found)

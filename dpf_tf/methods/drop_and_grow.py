@@ -10,7 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf.feedback import masked
-from dpf_tf.methods.method import Method, State, require_number
+from dpf_tf.methods.method import (
+    Method,
+    State,
+    require_number,
+    require_own_scores,
+)
 from dpf_tf.methods.round import Arrays, Round, select
 from dpf_tf.schedules import OneShot, PolynomialDecay
 
@@ -48,7 +53,7 @@ class DropAndGrow(Method):
         )
 
     def check(self, schedule: Any, allocation: Any) -> None:
-        """Refuses a sparsity that changes, or comes late."""
+        """Refuses a sparsity that changes, or comes late, and scaled magnitudes."""
         final = schedule.final_sparsity
         changes = getattr(schedule, "initial_sparsity", final) != final
         changes = changes or getattr(schedule, "begin_step", 0) > 0
@@ -57,9 +62,10 @@ class DropAndGrow(Method):
                 f"{type(self).__name__} trains at one sparsity from beginning to end. "
                 f"Received: {schedule}. Give a number, a PolynomialDecay with "
                 "`initial_sparsity` equal to `final_sparsity`, or a ConstantSparsity, "
-                "with which the share that is dropped stays the same; either from step "
-                "0 on."
+                "with which, without `end_step`, the share that is dropped stays the "
+                "same; either from step 0 on."
             )
+        require_own_scores(self, allocation)
 
     def backward(
         self, upstream: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, state: State

@@ -34,7 +34,7 @@ class DSR(DropAndGrow):
     Args:
         share: share of the kept weights that is to be dropped. The authors' 20,000 of a
             WideResNet-28-2, at any sparsity, are 0.138 of those that it keeps at 90 %.
-        threshold: the first one.
+        threshold: the first one, the authors' for WideResNet-28-2.
         seed: of the random choices.
 
     Raises:

@@ -107,6 +107,11 @@ class Method:
         return upstream
 
     @property
+    def computes_masked(self) -> bool:
+        """Whether layers compute with the kept weights as they are (`forward`)."""
+        return type(self).forward is Method.forward
+
+    @property
     def bounded(self) -> bool:
         """Whether dead filters get a bounded gradient (`feedback.bounded`)."""
         return False
@@ -154,6 +159,16 @@ def require_one_mask(method: Method, schedule: Any, instead: str) -> None:
         raise ValueError(
             f"{type(method).__name__} makes one mask, and has no ramp. Received: "
             f"{schedule}. Give a number or a OneShot; {instead}."
+        )
+
+
+def require_own_scores(method: Method, allocation: Any) -> None:
+    """Raises ValueError if an allocation would scale what is not a magnitude."""
+    if allocation == "global_normalized":
+        raise ValueError(
+            f"{type(method).__name__} ranks other scores than the weights' magnitudes, "
+            "and allocation='global_normalized' divides by the norm of the weights. "
+            "Use 'global', 'uniform', 'erk' or patterns."
         )
 
 

@@ -129,13 +129,17 @@ class Round:
                 chosen[i] = each
         return units.masks(chosen, self.masks)
 
-    def among_kept(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
+    def among_kept(self, scores: Arrays) -> Arrays:
         """Returns scores that are above zero for kept weights, zero for the others."""
-        kept = self.masks if kept is None else kept
-        return [_only(s, mask) for s, mask in zip(scores, kept, strict=True)]
+        return [_only(s, mask) for s, mask in zip(scores, self.masks, strict=True)]
 
     def among_pruned(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
-        """Returns scores above zero for pruned weights and zero for the others."""
+        """Returns scores above zero for pruned weights and zero for the others.
+
+        Args:
+            scores: float32 arrays of the kernels' shapes, of which magnitudes count.
+            kept: masks of what counts as kept; by default the present ones.
+        """
         kept = self.masks if kept is None else kept
         return [_only(s, ~mask) for s, mask in zip(scores, kept, strict=True)]
 

@@ -22,7 +22,8 @@ class SET(DropAndGrow):
     it RigL's period.
 
     Args:
-        share: share of the kept weights that is dropped at the first update.
+        share: share of the kept weights that is dropped at the first update; 0.3 is the
+            authors' zeta.
         seed: of the random choices.
 
     Raises:

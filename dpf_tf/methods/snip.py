@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dpf_tf.methods.gmp import GMP
-from dpf_tf.methods.method import require_one_mask
+from dpf_tf.methods.method import require_one_mask, require_own_scores
 from dpf_tf.methods.round import Round
 from dpf_tf.schedules import OneShot
 
@@ -19,7 +19,7 @@ class SNIP(GMP):
 
     The mask is made once, before the first step, from the gradient on one batch of the
     data that `PruningCallback(data=...)` is given, and ranked over all kernels. Then
-    the gradient is masked.
+    the gradient is masked. Values and momentum of pruned weights are set to zero.
 
     Example:
 
@@ -40,8 +40,9 @@ class SNIP(GMP):
         return OneShot(final_sparsity=target, step=0)
 
     def check(self, schedule: Any, allocation: Any) -> None:
-        """Refuses a ramp."""
+        """Refuses a ramp, and scores that are divided by the weights' norm."""
         require_one_mask(self, schedule, "`step=0` in it is the paper")
+        require_own_scores(self, allocation)
 
     def masks(self, round: Round) -> list[np.ndarray]:
         """Returns the connections to which the loss is most sensitive."""

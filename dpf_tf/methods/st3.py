@@ -20,12 +20,14 @@ RESCALES = ("filter", "kernel", "none")
 class ST3(DPF):
     """Straight-through training with a soft threshold (ST-3), and its sigma form.
 
-    The masks are those of DPF, and so is the gradient. The layer computes with
-    `scale * sign(w) * max(|w| - threshold, 0)`, so that a weight that comes back enters
-    at zero instead of with a jump. `threshold` is the largest magnitude that is pruned;
-    `scale` makes up for what the threshold takes away. Both are made with the masks.
-    What `strip_pruning` returns are these values; a kept weight that ties with the
-    threshold, or has fallen below it since the last masks, is zero as well.
+    The masks are those of DPF, and so are the gradient and the momentum, which nothing
+    clears. The layer computes with `scale * sign(w) * max(|w| - threshold, 0)`, so that
+    a weight that comes back enters at zero instead of with a jump. `threshold` is the
+    largest magnitude that is pruned; `scale` makes up for what the threshold takes
+    away. Both are made with the masks. What `strip_pruning` returns are these values; a
+    kept weight that ties with the threshold, or has fallen below it since the last
+    masks, is zero as well. So under masks that are frozen for a long fine-tuning the
+    zeros can become more.
 
     Schedule and period are those of DPF. The authors make the masks at every step
     (`PolynomialDecay(..., frequency=1)`), along a ramp up to half of the training, and

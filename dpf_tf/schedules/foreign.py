@@ -50,6 +50,11 @@ class Foreign:
                 return steps.sparsity(name, float(getattr(self.schedule, name)))
         return None
 
+    @property
+    def initial_sparsity(self) -> float:
+        """The sparsity at step 0."""
+        return self(0)[1]
+
     def last_update(self, step: int) -> int | None:
         """Returns the last step, up to `step`, at which masks are recomputed."""
         return next((t for t in range(step, -1, -1) if self(t)[0]), None)
