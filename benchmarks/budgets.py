@@ -114,9 +114,15 @@ RATES = {
     }.items()
     for times, rate in {"half": 0.1, "double": 0.4}.items()
 }
+# DPF's final masks, trained again from the first weights and from new ones: for as many
+# epochs once more, and with the search for them in the epochs of one training.
+_HALF = ("--method=dpf", "--epochs=5")
 TICKETS = {
     "ticket_initial": Arm(("--method=dpf",), masks_of="dpf"),
     "ticket_new": Arm(("--method=dpf",), masks_of="dpf", other_seed=1000),
+    "dpf_half": Arm(_HALF),
+    "ticket_initial_half": Arm(_HALF, masks_of="dpf_half"),
+    "ticket_new_half": Arm(_HALF, masks_of="dpf_half", other_seed=1000),
 }
 # Whole filters: DPF layer by layer, with less feedback, and over all layers; and what
 # it is compared with.
@@ -148,6 +154,8 @@ ARMS = {
 
 # All schemes, and the steadier form of the soft threshold.
 _SHORT = (*SCHEMES, "st3_kernel")
+# The best levers of the first seed, by a soft threshold and by a hard one.
+_FINALISTS = ("st3_none", "dpf_p1_decay10")
 _COMMON = ("--settle=0.05", "--recalibrate_steps=50")
 BUDGETS = {
     ("fashion_mnist", "short"): Budget(
@@ -156,7 +164,9 @@ BUDGETS = {
         (0.8, 0.9, 0.95, 0.98),
         _SHORT,
     ),
-    ("cifar10", "short"): Budget("cifar10_resnet8_short", _COMMON, (0.9, 0.95), _SHORT),
+    ("cifar10", "short"): Budget(
+        "cifar10_resnet8_short", _COMMON, (0.9, 0.95), (*_SHORT, *_FINALISTS)
+    ),
     ("cifar10", "filters"): Budget(
         "cifar10_resnet8_short",
         _COMMON,
@@ -169,6 +179,6 @@ BUDGETS = {
         "cifar10_resnet8_short",
         (*_COMMON, "--epochs=30"),
         (0.9, 0.95),
-        ("dense", "dpf", "gmp", "st3", "st3_kernel"),
+        ("dense", "dpf", "gmp", "st3_kernel", *_FINALISTS),
     ),
 }

@@ -9,8 +9,9 @@ is not run again, and one that was broken off goes on where it was, so that the 
 command can be given until all are there. All cells of a comparison have the same
 recipe, epochs and recalibration of batch norm, and the same settled part at the end,
 which only `dpf_settle25` changes; one-shot pruning's fine-tuning is counted in. A
-lottery ticket is trained for as many epochs again as it took to find its mask.
-`benchmarks.compare_table` prints and draws what came of it.
+lottery ticket is trained for as many epochs again as it took to find its mask; where
+the arm ends in `_half`, both have half of the epochs. `benchmarks.compare_table` prints
+and draws what came of it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import comparison_flags, record
+from benchmarks import comparison, comparison_flags, record
 from benchmarks.budgets import ARMS, BUDGETS
 from official_models import data, methods, recipes
 from official_models.errors import InputError
@@ -60,8 +61,7 @@ class Cell:
     @property
     def name(self) -> str:
         """What the cell's files are called."""
-        share = "" if self.arm == "dense" else f"_{100 * self.sparsity:g}"
-        return f"{self.arm}{share}_seed{self.seed}"
+        return comparison.name(self.arm, self.sparsity, self.seed)
 
     @property
     def result(self) -> pathlib.Path:
@@ -79,6 +79,11 @@ class Cell:
         """The training whose final masks this one takes, if it does."""
         of = ARMS[self.arm].masks_of
         return dataclasses.replace(self, arm=of) if of else None
+
+    @property
+    def note(self) -> pathlib.Path:
+        """By what the training was begun."""
+        return self.folder.parent / f"{self.name}.begun.json"
 
     @property
     def log(self) -> pathlib.Path:
@@ -161,7 +166,8 @@ def run(cell: Cell) -> None:
     """Trains a cell, or goes on with it, and writes its result."""
     command = train(cell)
     summary = json.loads((cell.folder / "summary.json").read_text(encoding="utf-8"))
-    found = result(cell, summary, command)
+    begun = json.loads(cell.note.read_text(encoding="utf-8"))
+    found = result(cell, summary, command, begun)
     record.write(cell.result, found)
     print(f"{cell.name}: {found['accuracy']:.4f}", flush=True)
     for part in cell.folder.iterdir():  # The masks are kept, for lottery tickets.
@@ -173,8 +179,10 @@ def train(cell: Cell) -> str:
     """Runs a training to its end, if it is not there, and returns its command.
 
     Raises:
-        TrainingError: if it fails; what it printed last is in the message.
+        TrainingError: if it fails; what it printed last is in the message. Or if it was
+            begun by something else.
     """
+    begin(cell)
     command = cell.command()
     if cell.ticket:
         command.append(f"--masks_from={cell.ticket.folder}")
@@ -203,11 +211,42 @@ def train(cell: Cell) -> str:
     return text.replace(f"{FLAGS.runs}/", "")
 
 
-def result(cell: Cell, summary: dict[str, Any], command: str) -> dict[str, Any]:
+def begin(cell: Cell) -> None:
+    """Notes by what a training is begun: its result will tell.
+
+    Raises:
+        TrainingError: if it was begun by a method that did something else, or not here.
+    """
+    defaults = {"method_defaults": cell.method_defaults}
+    if not cell.folder.exists():
+        record.write(cell.note, defaults)
+        return
+    if not cell.note.exists():
+        raise TrainingError(
+            f"{cell.folder} holds a training that this program has not begun. Move it "
+            "away, or give another --runs."
+        )
+    begun = json.loads(cell.note.read_text(encoding="utf-8"))
+    if begun["method_defaults"] != cell.method_defaults:
+        raise TrainingError(
+            f"{cell.folder} was begun by {cell.arm} with {begun['method_defaults']}; "
+            f"now it would be with {cell.method_defaults}. Move it away, or give "
+            "another --runs."
+        )
+
+
+def result(
+    cell: Cell, summary: dict[str, Any], command: str, begun: dict[str, Any]
+) -> dict[str, Any]:
     """Returns what a cell's file says."""
     last, recipe = summary["last"], summary["recipe"]
+    ticket = {"masks_from": cell.ticket.name} if cell.ticket else {}
     return {
         "command": command,
+        "commit": begun["commit"],
+        "date": summary["date"],
+        "versions": begun["versions"],
+        "machine": begun["machine"],
         "method": summary["options"]["method"],
         "arm": cell.arm,
         "method_options": summary["method_options"],
@@ -220,6 +259,7 @@ def result(cell: Cell, summary: dict[str, Any], command: str) -> dict[str, Any]:
         "model": recipe["model"],
         "data": cell.data,
         "budget": cell.budget,
+        **ticket,
         "recipe": recipe,
         "last": last,
     }

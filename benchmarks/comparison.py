@@ -104,11 +104,18 @@ class Choice:
         return " ".join(f"--{name}={value}" for name, value in given.items() if value)
 
 
+def name(arm: str, sparsity: float, seed: int) -> str:
+    """Returns what the files of a training are called."""
+    share = f"_{100 * sparsity:g}" if sparsity else ""
+    return f"{arm}{share}_seed{seed}"
+
+
 def records(choice: Choice, results: pathlib.Path = RESULTS) -> list[dict[str, Any]]:
     """Returns the results of those trainings that have one.
 
     Raises:
-        UsageError: if none has, or a file is no result.
+        UsageError: if none has, or a file is no result, or that of another training
+            than its name says.
     """
     wanted, found = set(choice.cells()), []
     for path in sorted((results / f"{choice.data}_{choice.budget}").glob("*.json")):
@@ -117,6 +124,11 @@ def records(choice: Choice, results: pathlib.Path = RESULTS) -> list[dict[str, A
             cell = record["arm"], record["sparsity"], record["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise app.UsageError(f"{path} is no result of a training.") from error
+        if path.stem != name(*cell):
+            raise app.UsageError(
+                f"{path} is a result of {name(*cell)}, and would count beside it. Move "
+                "it away."
+            )
         if cell in wanted:
             found.append(record)
     if not found:

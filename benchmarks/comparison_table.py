@@ -32,8 +32,9 @@ def lines(
         }
         for arm, row in comparison.scores(records).items()
     }
+    epochs = " or ".join(map(str, sorted({each["epochs"] for each in records})))
     return [
-        f"{records[0]['model']}, {choice.data}, {records[0]['epochs']} epochs; test "
+        f"{records[0]['model']}, {choice.data}, {epochs} epochs; test "
         f"accuracy of the last epoch in percent, {statistic}, by "
         f"{choice.common.sparsity}:",
         "",

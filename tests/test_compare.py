@@ -65,7 +65,7 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
             "versions": versions,
         }
         text = json.dumps({**record(arm, 0.9, seed, 0.5), **made})
-        (folder / f"{arm}_{seed}.json").write_text(text)
+        (folder / f"{arm}_90_seed{seed}.json").write_text(text)
 
     def found(**chosen):
         choice = comparison.Choice("cifar10", "short", **chosen)
@@ -91,6 +91,11 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
         found(arms=("gmp",), sparsities=(0.9,))
     with pytest.raises(app.UsageError, match="no 'brief' for cifar10. Known"):
         comparison.Choice("cifar10", "brief")
+    copied = folder / "dpf_90_seed0_old.json"
+    shutil.copy(folder / "dpf_90_seed0.json", copied)
+    with pytest.raises(app.UsageError, match="old.json is a result of dpf_90_seed0, "):
+        found()
+    copied.unlink()
     (folder / "broken.json").write_text("{")
     with pytest.raises(app.UsageError, match="broken.json is no result"):
         found()
@@ -139,8 +144,8 @@ def test_committed_cells_have_what_is_said_of_them():
         found = json.loads(path.read_text())
         assert found.keys() >= KEYS, path
         assert path.parent.name == f"{found['data']}_{found['budget']}"
-        share = f"_{round(100 * found['sparsity'])}" if found["sparsity"] else ""
-        assert path.stem == f"{found['arm']}{share}_seed{found['seed']}"
+        cell = found["arm"], found["sparsity"], found["seed"]
+        assert path.stem == comparison.name(*cell)
         assert 0.1 < found["accuracy"] < 1
         pruned = found["last"].get("pruned", {"sparsity": 0.0})["sparsity"]
         kernels = found["last"].get("kernels", [])
@@ -152,6 +157,36 @@ def test_committed_cells_have_what_is_said_of_them():
             )
         else:
             assert pruned == pytest.approx(found["sparsity"], abs=1e-3), path
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_committed_cells_would_be_made_by_the_same_flags_now(budget, tmp_path):
+    made = [
+        json.loads(path.read_text())
+        for path in (comparison.RESULTS / "_".join(budget)).glob("*.json")
+    ]
+    if not made:
+        pytest.skip("none is committed")
+    chosen = {
+        f"--{flag}s": ",".join(sorted({str(each[flag]) for each in made}))
+        for flag in ("arm", "seed")
+    }
+    shares = sorted({str(each["sparsity"]) for each in made if each["sparsity"]})
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.compare", f"--data={budget[0]}"),
+            *(f"--budget={budget[1]}", f"--sparsities={','.join(shares)}"),
+            *(f"{flag}={values}" for flag, values in chosen.items()),
+            *(f"--data_dir={tmp_path}", f"--runs={tmp_path}"),  # Nothing is trained.
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    found = re.search(r"(\d+) of (\d+) cells are missing", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert int(found[2]) - int(found[1]) == len(made)
 
 
 def refused(*arguments, folder):
@@ -206,6 +241,12 @@ def test_a_failed_training_is_named_with_its_last_words(tmp_path):
     run.mkdir(parents=True)
     for name in "config", "summary":  # Of a training that is not this one.
         (run / f"{name}.json").write_text("{}")
+    cell = ("--arms=dense", "--seeds=0")
+    assert "has not begun. Move it" in refused(*cell, folder=tmp_path)
+    note = run.parent / "dense_seed0.begun.json"
+    note.write_text('{"method_defaults": {"allocation": "global"}}')
+    assert "Move it away" in refused(*cell, folder=tmp_path)
+    note.write_text('{"method_defaults": {}}')
     printed = refused("--arms=dense", "--seeds=0", folder=tmp_path)
     assert "The training of dense_seed0 failed" in printed
     assert str(run.parent / "dense_seed0.log") in printed
@@ -242,8 +283,13 @@ def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     assert dense.keys() >= KEYS
     assert dense["overall_sparsity"] == 0 < 0.85 < sparse["overall_sparsity"]
     assert str(tmp_path) not in sparse["command"]
+    paths[0].unlink()  # The training is there, and tells when it was made.
+    run("--arms=dense", *arguments, folder=tmp_path)
+    assert json.loads(paths[0].read_text()) == dense
     printed = run("--arms=dense,ticket_new", *arguments, folder=tmp_path)
     assert "1 of 2 cells are missing" in printed
+    ticket = json.loads((paths[0].parent / "ticket_new_90_seed0.json").read_text())
+    assert ticket["masks_from"] == "dpf_90_seed0"
     runs = tmp_path / "runs" / "cifar10_short"
     found, given = (
         np.load(runs / f"{name}_90_seed0" / "masks" / "final.npz")
