@@ -42,6 +42,9 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
         if analysis := run.get("analysis"):
             at = [step / epoch_steps for step in analysis["step"]]
             likeness[0].plot(at, analysis["iou"], color=colour)
+            kept = [1 - sparsity for sparsity in updates["sparsity"]]
+            most = [kept[-1] / each for each in kept]  # All that is kept at the end.
+            likeness[0].plot(at, most, color="grey", linestyle="--", linewidth=0.8)
     accuracy.set_ylabel("test accuracy")
     accuracy.legend(frameon=False, loc="lower right")
     sparsity.set_ylabel("sparsity of the\npruned kernels")
