@@ -20,8 +20,8 @@ NORMS = ("l2", "l1")
 class Filters(Structure):
     """Output filters of convolutions and units of dense layers, kept or pruned whole.
 
-    `dpf_tf.shrink` then takes the pruned ones out of the model, which runs faster
-    everywhere. Filters that make the same channel are one unit: those of layers whose
+    `dpf_tf.shrink` then takes the pruned ones out of the model, which asks nothing of
+    the runtime. Filters that make the same channel are one unit: those of layers whose
     outputs are added or multiplied, and the depthwise filter behind them. A unit's
     score is the L2 norm of all its weights, divided by the square root of their number,
     so that a large filter has no advantage. The number of units that stay is exact:
