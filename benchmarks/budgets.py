@@ -164,6 +164,13 @@ BUDGETS = {
         (0.8, 0.9, 0.95, 0.98),
         _SHORT,
     ),
+    # Without batch norm: is it that which makes up for the scale of soft thresholds?
+    ("fashion_mnist", "lenet"): Budget(
+        "fashion_mnist_lenet_short",
+        ("--settle=0.05",),
+        (0.9, 0.95, 0.98),
+        ("dense", "dpf", "gmp", "straight_through", "st3", "st3_kernel", "st3_none"),
+    ),
     ("cifar10", "short"): Budget(
         "cifar10_resnet8_short", _COMMON, (0.9, 0.95), (*_SHORT, *_FINALISTS)
     ),

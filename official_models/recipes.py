@@ -237,6 +237,12 @@ RECIPES: dict[str, Recipe] = {
     "fashion_mnist_convnet_short": _SHORT.changed(
         data="fashion_mnist", model="convnet", learning_rate=0.1
     ),
+    "fashion_mnist_lenet_short": _SHORT.changed(
+        data="fashion_mnist",
+        model="lenet_300_100",
+        learning_rate=0.05,
+        dtype_policy="float32",
+    ),
 }
 
 

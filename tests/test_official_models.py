@@ -20,6 +20,7 @@ FORMS = (
     "densenet40_12",
     "vgg16_d",
     "convnet",
+    "lenet_300_100",
     *IMAGENET,
 )
 # Trainable parameters and multiply-accumulates, with 10 (CIFAR) or 1,000 classes.
@@ -42,6 +43,7 @@ FIGURES = {
     "mobilenet_v1": (4_231_976, 568_740_352),
     "mobilenet_v2": (3_504_872, 300_774_272),
     "convnet": (62_106, 1_487_488),
+    "lenet_300_100": (953_010, 952_600),
 }
 # Millions of parameters, milliards of multiply-accumulates, as printed.
 PUBLISHED = {
@@ -209,6 +211,13 @@ def small():
     return net
 
 
+def lenet():
+    net = Ledger(32 * 32 * 3, 1)
+    for units in (300, 100, 10):
+        net.dense(units)
+    return net
+
+
 LEDGERS = {
     **{
         name: lambda name=name: residual(
@@ -227,6 +236,7 @@ LEDGERS = {
     "mobilenet_v1": mobile1,
     "mobilenet_v2": mobile2,
     "convnet": small,
+    "lenet_300_100": lenet,
 }
 
 
@@ -307,6 +317,11 @@ def test_a_wide_resnet_of_width_10_is_of_the_published_size():
     model = built(models.wide_resnet.wide_resnet, 32, depth=28, width=10)
     assert trainable(model) == wide(10).parameters
     assert_printed_as(trainable(model) / 1e6, "36.5")
+
+
+def test_lenet_300_100_on_grey_digits_is_of_the_published_size(keras):
+    model = models.build("lenet_300_100", keras, classes=10, input_shape=(28, 28, 1))
+    assert_printed_as(trainable(model) / 1e3, "267")  # Han et al., 2015, table 1.
 
 
 def test_network_has_these_figures_in_both_kerases(network):
@@ -501,6 +516,14 @@ def convnet_reference(net, x):
     return net.logits(x)
 
 
+def lenet_reference(net, x):
+    x = tf.reshape(x, [len(x), -1])
+    for name in ("dense1", "dense2"):
+        kernel, bias = net.weights[name]
+        x = tf.nn.relu(x @ kernel + bias)
+    return net.logits(x[:, None, None])
+
+
 WIRINGS = {
     "basic": (models.resnet_cifar.basic, 32, {"depth": 8}, basic_reference),
     "bottleneck": (
@@ -526,6 +549,7 @@ WIRINGS = {
     "mobilenet_v1": (models.mobilenet.mobilenet_v1, 64, {}, mobile1_reference),
     "mobilenet_v2": (models.mobilenet.mobilenet_v2, 64, {}, mobile2_reference),
     "convnet": (models.convnet.convnet, 28, {}, convnet_reference),
+    "lenet": (models.lenet.lenet_300_100, 28, {}, lenet_reference),
 }
 
 

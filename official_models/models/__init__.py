@@ -21,6 +21,7 @@ from typing import Any
 from official_models.models import (
     convnet,
     densenet,
+    lenet,
     mobilenet,
     resnet50,
     resnet_cifar,
@@ -46,6 +47,7 @@ _CIFAR: dict[str, Callable[..., Any]] = {
     "densenet40_12": functools.partial(densenet.densenet, depth=40, growth=12),
     "vgg16_d": vgg.vgg16_d,
     "convnet": convnet.convnet,
+    "lenet_300_100": lenet.lenet_300_100,
 }
 _IMAGENET_SHAPE = (224, 224, 3)
 _IMAGENET: dict[str, Callable[..., Any]] = {

@@ -151,6 +151,16 @@ class Blocks:
         )(x)
         return self.bn_relu(x, name=name)
 
+    def dense_relu(self, x: Any, units: int, *, name: str) -> Any:
+        """Applies a dense layer and ReLU: without batch norm, by the inputs' number."""
+        x = self.keras.layers.Dense(
+            units,
+            kernel_initializer=self.keras.initializers.HeNormal(),
+            kernel_regularizer=self._regularizer(),
+            name=name,
+        )(x)
+        return self.relu(x, name=name)
+
     def pool(self, x: Any) -> Any:
         """Averages over all positions: one vector for each image."""
         return self.keras.layers.GlobalAveragePooling2D(name="pool")(x)
