@@ -231,6 +231,7 @@ def training() -> list[str]:
 
 
 _FASHION = comparison.Choice("fashion_mnist", "short")
+_LENET = comparison.Choice("fashion_mnist", "lenet")
 _CIFAR = comparison.Choice("cifar10", "short")
 _FILTERS = comparison.Choice("cifar10", "filters")
 _LEVERS = comparison.Choice(
@@ -248,6 +249,7 @@ TABLES = {
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
     "compare_fashion_mnist_short": partial(comparison_table.lines, _FASHION),
+    "compare_fashion_mnist_lenet": partial(comparison_table.lines, _LENET),
     "compare_cifar10_short": partial(comparison_table.lines, _CIFAR),
     "compare_cifar10_filters": partial(comparison_table.lines, _FILTERS),
     "macs_fashion_mnist_short": partial(comparison_table.macs, _FASHION),
