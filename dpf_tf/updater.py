@@ -267,7 +267,7 @@ class MaskUpdater:
             momenta=lambda: self._read_momenta(group, step),
         )
         if "momenta" in method.needs:
-            self._read_momenta(group, step)  # To refuse at the first update.
+            _ = round.momenta  # Read once: refuses at the first update, if it must.
         new, old = method.masks(round), round.masks
         if [(m.dtype, m.shape) for m in new] != [(m.dtype, m.shape) for m in old]:
             raise ValueError(

@@ -172,17 +172,11 @@ def test_committed_cells_would_be_made_by_the_same_flags_now(budget, tmp_path):
         for flag in ("arm", "seed")
     }
     shares = sorted({str(each["sparsity"]) for each in made if each["sparsity"]})
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.compare", f"--data={budget[0]}"),
-            *(f"--budget={budget[1]}", f"--sparsities={','.join(shares)}"),
-            *(f"{flag}={values}" for flag, values in chosen.items()),
-            *(f"--data_dir={tmp_path}", f"--runs={tmp_path}"),  # Nothing is trained.
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
+    done = started(  # Without data: nothing is trained.
+        *(f"--data={budget[0]}", f"--budget={budget[1]}"),
+        *(f"--sparsities={','.join(shares)}", f"--results={comparison.RESULTS}"),
+        *(f"{flag}={values}" for flag, values in chosen.items()),
+        folder=tmp_path,
     )
     found = re.search(r"(\d+) of (\d+) cells are missing", done.stdout)
     assert found, done.stdout + done.stderr
@@ -247,7 +241,7 @@ def test_a_failed_training_is_named_with_its_last_words(tmp_path):
     note.write_text('{"method_defaults": {"allocation": "global"}}')
     assert "Move it away" in refused(*cell, folder=tmp_path)
     note.write_text('{"method_defaults": {}}')
-    printed = refused("--arms=dense", "--seeds=0", folder=tmp_path)
+    printed = refused(*cell, folder=tmp_path)
     assert "The training of dense_seed0 failed" in printed
     assert str(run.parent / "dense_seed0.log") in printed
     assert "holds a training of other settings" in printed

@@ -142,23 +142,14 @@ class Blocks:
 
     def dense_bn_relu(self, x: Any, units: int, *, name: str) -> Any:
         """Applies a dense layer without bias, batch norm and ReLU."""
-        x = self.keras.layers.Dense(
-            units,
-            use_bias=False,
-            kernel_initializer=self._initializer(),
-            kernel_regularizer=self._regularizer(),
-            name=name,
-        )(x)
+        start = self._initializer()
+        x = self._dense(x, units, use_bias=False, kernel_initializer=start, name=name)
         return self.bn_relu(x, name=name)
 
     def dense_relu(self, x: Any, units: int, *, name: str) -> Any:
         """Applies a dense layer and ReLU: without batch norm, by the inputs' number."""
-        x = self.keras.layers.Dense(
-            units,
-            kernel_initializer=self.keras.initializers.HeNormal(),
-            kernel_regularizer=self._regularizer(),
-            name=name,
-        )(x)
+        start = self.keras.initializers.HeNormal()
+        x = self._dense(x, units, kernel_initializer=start, name=name)
         return self.relu(x, name=name)
 
     def pool(self, x: Any) -> Any:
@@ -167,9 +158,9 @@ class Blocks:
 
     def logits(self, x: Any, classes: int) -> Any:
         """Applies the last layer, in float32 under mixed precision too."""
+        return self._dense(x, classes, dtype="float32", name="logits")
+
+    def _dense(self, x: Any, units: int, **options: Any) -> Any:
         return self.keras.layers.Dense(
-            classes,
-            kernel_regularizer=self._regularizer(),
-            dtype="float32",
-            name="logits",
+            units, kernel_regularizer=self._regularizer(), **options
         )(x)
