@@ -18,7 +18,7 @@ def draw(
     scores: Scores, record: dict[str, Any], sparsity: str, path: pathlib.Path
 ) -> None:
     """Draws a line for each arm: mean and standard deviation over the seeds."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10"].colors
     lines = ["-", "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))]
@@ -53,6 +53,7 @@ def draw(
         "bars: standard deviation of the seeds"
     )
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower left", ncols=2, fontsize="small")
+    # Outside: inside it would hide points.
+    figure.legend(loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -186,6 +186,6 @@ BUDGETS = {
         "cifar10_resnet8_short",
         (*_COMMON, "--epochs=30"),
         (0.9, 0.95),
-        ("dense", "dpf", "gmp", "st3_kernel", *_FINALISTS),
+        ("dense", "dpf", "gmp", "st3", *_FINALISTS),
     ),
 }
