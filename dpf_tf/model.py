@@ -72,8 +72,11 @@ def prune_low_magnitude_dpf(
             kernels, embeddings and the layers that make the model's outputs.
         exclude: what stays dense, in the same forms.
         threshold: `"hard"` is the paper. With `"soft"` the layers compute with
-            `scale * sign(w) * max(|w| - threshold, 0)` (`dpf_tf.methods.ST3`), so that
-            a weight that comes back enters at zero.
+            `scale * sign(w) * max(|w| - threshold, 0)`, so that a weight that comes
+            back enters at zero: ST-3, for single weights only. In short trainings it
+            reaches more than `"hard"` and than gradual pruning (docs/comparison.md).
+            Its options, such as another scale, go with `dpf_tf.prune(..., "st3")`;
+            see `dpf_tf.methods.ST3`.
 
     Returns:
         What was given, with its layers wrapped: a new, uncompiled model of the same
@@ -98,9 +101,11 @@ def prune_low_magnitude_dpf(
         ['hidden/kernel']
 
     References:
-        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020.
+        Lin et al., "Dynamic Model Pruning with Feedback", ICLR 2020. The soft
+        threshold: Vanderschueren, De Vleeschouwer, "Are Straight-Through gradients and
+        Soft-Thresholding all you need for Sparse Training?", WACV 2023.
     """
-    if threshold not in THRESHOLDS:
+    if threshold not in tuple(THRESHOLDS):
         raise ValueError(
             f"`threshold` must be one of {', '.join(map(repr, THRESHOLDS))}. "
             f"Received: {threshold!r}"

@@ -89,8 +89,10 @@ def test_every_public_name_has_an_example():
     documents = [path.read_text(encoding="utf-8") for path in MARKDOWN]
     shown = "\n".join(code for text in documents for _, code in executable_blocks(text))
     without = []
-    for name in dpf_tf.__all__:
-        value = getattr(dpf_tf, name)
+    public = [(name, getattr(dpf_tf, name)) for name in dpf_tf.__all__]
+    for name in dpf_tf.methods.__all__:
+        public.append((f"methods.{name}", getattr(dpf_tf.methods, name)))
+    for name, value in public:
         if not callable(value) or re.search(rf"\bdpf_tf\.{name}\b", shown):
             continue
         members = inspect.getmembers(value) if inspect.isclass(value) else []

@@ -549,11 +549,12 @@ def test_pruned_weights_get_the_gradient_that_the_scheme_says(keras, method):
 # Of weights that are pruned at an update, and of those that come back.
 CLEARED = {
     "weights": ("gmp", "one_shot", "snip", "set", "rigl", "dsr", "sparse_momentum"),
+    "pruned_weights": ("sfp",),  # Not of those that come back.
     "momenta": ("gmp", "one_shot", "snip", "set", "rigl", "dsr"),
 }
 
 
-@every_method
+@pytest.mark.parametrize("method", [*DEFINITIONS, *FORMS, "sfp"])
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "RMSprop"])
 def test_values_and_momenta_of_changed_weights_are_kept_or_cleared(
     keras, method, optimizer
@@ -569,7 +570,8 @@ def test_values_and_momenta_of_changed_weights_are_kept_or_cleared(
             momenta = getattr(model.optimizer, "_momentums", None)
         kernels = values(model.trainable_variables)[::2]
         masks = list(dpf_tf.get_masks(model).values())
-        return masks, kernels, values(momenta)[::2] if momenta else None
+        scales = values(getattr(model.optimizer, "_velocities", []))
+        return masks, kernels, values(momenta)[::2] if momenta else None, scales
 
     class Before(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -584,16 +586,18 @@ def test_values_and_momenta_of_changed_weights_are_kept_or_cleared(
     pruning = dpf_tf.PruningCallback(settle=0, data=batch_for_gradients)
     model.fit(x, y, BATCH, epochs=6, verbose=0, callbacks=[before, pruning, After()])
     changes = 0
-    for (old, w0, b0), (new, w1, b1) in seen:
-        for i in range(2):
+    for (old, w0, b0, v0), (new, w1, b1, v1) in seen:
+        if v0:  # Second moments stay.
+            assert_bits_equal(v1, v0)
+        for i in range(len(old)):
             changed = old[i] != new[i]
             if not changed.any():
                 continue
             changes += 1
             stays = old[i] & new[i]
-            np.testing.assert_array_equal(w1[i][stays], w0[i][stays])
-            cleared = method in CLEARED["weights"]
-            assert not (w1[i][changed].any() if cleared else (w1[i] != w0[i]).any())
+            zero = ~stays & (method in CLEARED["weights"])
+            zero |= ~new[i] & (method in CLEARED["pruned_weights"])
+            np.testing.assert_array_equal(w1[i], np.where(zero, 0, w0[i]))
             if b0 is None:  # Before the first step.
                 continue
             np.testing.assert_array_equal(b1[i][stays], b0[i][stays])

@@ -149,6 +149,14 @@ CASES = {
     "dpf, 2 of 4": (Groups, "dpf", dpf_tf.NofM(2, 4)),
     "gmp, 2 of 5": (type("", (GMP, UnevenGroups), {}), "gmp", dpf_tf.NofM(2, 5)),
 }
+
+
+def test_every_scheme_of_whole_filters_is_held_to_a_definition():
+    schemes = dpf_tf.methods.METHODS.items()
+    own = {name for name, scheme in schemes if scheme.only_for == "filters"}
+    assert own <= {method for _, method, _ in CASES.values()}
+
+
 every_case = pytest.mark.parametrize("case", CASES)
 one_case_each = pytest.mark.parametrize("case", ["sfp", "dpf, blocks", "dpf, 2 of 4"])
 

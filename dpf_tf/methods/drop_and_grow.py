@@ -28,9 +28,39 @@ class DropAndGrow(Method):
     kept weights, by magnitude, and grows as many: those that were pruned before start
     from zero, and those that it has just dropped, if they are among them, stay.
 
+    A scheme of this kind says by which scores it grows (`growth`); what else differs,
+    it overrides.
+
     Args:
-        share: how many of the kept weights are dropped at the first update.
+        share: share of the kept weights that is dropped at the first update.
         seed: of the random choices.
+
+    Attributes:
+        period: steps between two updates, or `"epoch"`, where the user gives a bare
+            sparsity.
+
+    Raises:
+        TypeError: if an option is no number.
+        ValueError: if it is out of range; by `dpf_tf.prune`, if the schedule is a ramp
+            or begins late, or the allocation is `"global_normalized"`.
+
+    Example:
+
+        The largest of the pruned weights come back, as they were when they went:
+
+        >>> import dataclasses
+        >>> import dpf_tf
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Return(dpf_tf.methods.DropAndGrow):
+        ...     restarts = frozenset()
+        ...     def growth(self, round):
+        ...         return round.kernels
+        >>> Return(share=0.1)
+        Return(share=0.1, seed=0)
+
+    References:
+        Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020,
+        section 3, puts these schemes side by side.
     """
 
     allocation: ClassVar[str] = "erk"

@@ -21,6 +21,9 @@ class OneShotPruning(GMP):
     a threshold for each layer, from its standard deviation; here one ranking over all
     kernels reaches the target exactly.
 
+    Raises:
+        ValueError: by `dpf_tf.prune`, if the schedule is a ramp.
+
     Example:
 
         >>> import dpf_tf

@@ -34,6 +34,19 @@ class Round:
         paths: the kernels' paths, such as `"conv2d/kernel"`.
         states: what the scheme keeps for each kernel; see `Method.state`. A scheme
             replaces items to change it.
+
+    Example:
+
+        The smallest of the weights that are left go:
+
+        >>> import dataclasses
+        >>> import dpf_tf
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Incremental(dpf_tf.methods.Method):
+        ...     def masks(self, round):
+        ...         return round.largest(round.among_kept(round.kernels))
+        >>> Incremental()
+        Incremental()
     """
 
     def __init__(

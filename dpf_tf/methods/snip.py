@@ -21,6 +21,10 @@ class SNIP(GMP):
     data that `PruningCallback(data=...)` is given, and ranked over all kernels. Then
     the gradient is masked. Values and momentum of pruned weights are set to zero.
 
+    Raises:
+        ValueError: by `dpf_tf.prune`, if the schedule is a ramp or the allocation
+            `"global_normalized"`; by the updater, if it has no data.
+
     Example:
 
         >>> import dpf_tf
