@@ -56,4 +56,13 @@ def draw(
     # Outside: inside it would hide points.
     figure.legend(loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Description": description(scores)})
+
+
+def description(scores: Scores) -> str:
+    """Returns in words what is drawn, for the PNG: it tells which results it shows."""
+    return "\n".join(
+        f"{arm} {sparsity:g}: {score}"
+        for arm, cells in scores.items()
+        for sparsity, score in cells.items()
+    )

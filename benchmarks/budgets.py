@@ -73,6 +73,8 @@ FIRST_MASKS = {
     name: Arm((f"--method={name}", "--allocation=erk"))
     for name in ("dsr", "sparse_momentum")
 }
+# GMP as its authors have it: each kernel is ranked by itself.
+ALLOCATIONS = {"gmp_uniform": Arm(("--method=gmp", "--allocation=uniform"))}
 # One lever on the feedback at a time, then together. Unbounded DPF is the paper's.
 LEVERS = {
     "dpf_step": Arm(("--method=dpf", "--decay=step")),
@@ -145,6 +147,7 @@ FILTERS = {
 ARMS = {
     **{scheme: Arm((f"--method={scheme}",)) for scheme in SCHEMES},
     **FIRST_MASKS,
+    **ALLOCATIONS,
     **LEVERS,
     **PERIODS,
     **RATES,
@@ -152,8 +155,8 @@ ARMS = {
     **FILTERS,
 }
 
-# All schemes, and the steadier form of the soft threshold.
-_SHORT = (*SCHEMES, "st3_kernel")
+# All schemes, the other forms of ST-3 and of GMP.
+_SHORT = (*SCHEMES, "st3_kernel", "st3_sigma", "gmp_uniform")
 # The best levers of the first seed, by a soft threshold and by a hard one.
 _FINALISTS = ("st3_none", "dpf_p1_decay10")
 _COMMON = ("--settle=0.05", "--recalibrate_steps=50")

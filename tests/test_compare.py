@@ -265,6 +265,37 @@ def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
     assert path.stat().st_size > 0
 
 
+FIGURES = sorted((ROOT / "docs").glob("compare_*_*.png"))
+
+
+def shows(path, scores):
+    """Whether a figure was drawn of these scores."""
+    drawn = accuracy_figure.description(scores).encode("latin-1")
+    return b"Description\0" + drawn in path.read_bytes()
+
+
+def test_the_committed_figures_show_the_committed_results():
+    assert len(FIGURES) >= 2
+    for path in FIGURES:
+        data, budget = path.stem.removeprefix("compare_").rsplit("_", 1)
+        scores = comparison.scores(comparison.records(comparison.Choice(data, budget)))
+        assert shows(path, scores), (
+            f"python -m benchmarks.compare_table --data={data} --budget={budget}"
+        )
+
+
+def test_one_command_prints_the_table_and_draws_the_figure(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.compare_table", "--budget=lenet"]
+    command += ["--data=fashion_mnist", f"--figure={tmp_path / 'figure.png'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    choice = comparison.Choice("fashion_mnist", "lenet")
+    assert "\n".join(comparison_table.lines(choice)) in done.stdout
+    scores = comparison.scores(comparison.records(choice))
+    assert shows(tmp_path / "figure.png", scores)
+
+
 @pytest.mark.slow
 def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     small.prepare_data(tmp_path / "tfds")
