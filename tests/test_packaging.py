@@ -21,7 +21,8 @@ def metadata():
 
 def lower_bounds(requirements):
     return dict(
-        re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for line in requirements
+        re.fullmatch(r"([\w.-]+)>=([\d.]+)(?:,!=[\d.]+)?", line).groups()
+        for line in requirements
     )
 
 
