@@ -37,7 +37,7 @@ help:
 	@echo 'make format       let ruff format and mend the sources'
 	@echo 'make build-file   write BUILD anew from the sources'
 	@echo 'make bench        the benchmarks of README.md; BENCHMARKS=NAME for another'
-	@echo 'make tables       the tables of the documents anew, from the results'
+	@echo 'make tables       the tables and figures of the documents anew'
 	@echo 'make arm          run exported files on an emulated ARM (Debian, qemu-user-static)'
 	@echo 'make clean        remove what was made here, except the environments'
 	@echo 'make distclean    remove the environments too'
@@ -78,6 +78,7 @@ bench: $(VENV)/.installed-test
 
 tables: $(VENV)/.installed-test
 	$(PY) -m benchmarks.tables
+	$(PY) -m benchmarks.figures
 
 ARM ?= /tmp/dpf_tf_arm
 arm: $(VENV)/.installed-test

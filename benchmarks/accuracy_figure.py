@@ -55,12 +55,17 @@ def draw(
     axes.grid(axis="y", alpha=0.3)
     # Outside: inside it would hide points.
     figure.legend(loc="outside right upper", fontsize="small")
+    save(figure, scores, path)
+
+
+def save(figure: Figure, scores: Scores, path: pathlib.Path) -> None:
+    """Writes a PNG that tells which results it shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Description": description(scores)})
 
 
 def description(scores: Scores) -> str:
-    """Returns in words what is drawn, for the PNG: it tells which results it shows."""
+    """Returns in words what is drawn."""
     return "\n".join(
         f"{arm} {sparsity:g}: {score}"
         for arm, cells in scores.items()

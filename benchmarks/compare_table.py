@@ -3,8 +3,8 @@
     python -m benchmarks.compare_table --data=fashion_mnist --budget=short
     python -m benchmarks.compare_table --data=cifar10 --arms=dpf,gmp --results=mine
 
-The figure of a whole comparison is written to docs/ by default, any other into the
-folder of the results. The tables in docs/ are made by `benchmarks.tables`.
+The figure is written into the folder of the results, if nobody says otherwise. The
+tables in docs/ are made by `benchmarks.tables`, the figures by `benchmarks.figures`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from benchmarks import (
     comparison,
     comparison_flags,
     comparison_table,
-    markdown,
 )
 
 FLAGS = flags.FLAGS
@@ -30,17 +29,10 @@ def main(arguments: list[str]) -> None:
     found = comparison.records(choice, results)
     print("\n".join(comparison_table.lines(choice, results)))
     scores = comparison.scores(found)
-    path = pathlib.Path(FLAGS.figure or figure(choice, results))
+    default = results / f"compare_{choice.data}_{choice.budget}.png"
+    path = pathlib.Path(FLAGS.figure or default)
     accuracy_figure.draw(scores, found[0], choice.common.sparsity, path)
     print(f"Drawn: {path}")
-
-
-def figure(choice: comparison.Choice, results: pathlib.Path) -> pathlib.Path:
-    """Returns where a comparison is drawn if nobody says where."""
-    whole = comparison.Choice(choice.data, choice.budget)
-    committed = choice == whole and results == comparison.RESULTS
-    folder = markdown.ROOT / "docs" if committed else results
-    return folder / f"compare_{choice.data}_{choice.budget}.png"
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ from functools import partial
 from typing import Any
 
 from benchmarks import (
-    comparison,
+    choices,
     comparison_table,
     export_tables,
     markdown,
     mask_tables,
     structure_tables,
 )
-from benchmarks.budgets import LEVERS
 
 DOCS = markdown.ROOT / "docs"
 FILES = [markdown.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -230,14 +229,6 @@ def training() -> list[str]:
     ]
 
 
-_FASHION = comparison.Choice("fashion_mnist", "short")
-_LENET = comparison.Choice("fashion_mnist", "lenet")
-_CIFAR = comparison.Choice("cifar10", "short")
-_FILTERS = comparison.Choice("cifar10", "filters")
-_LEVERS = comparison.Choice(
-    "cifar10", "short", ("gmp", "dpf", "straight_through", "st3", *LEVERS), seeds=(0,)
-)
-
 TABLES = {
     "step_time": step_time,
     "mask_update": mask_update,
@@ -248,14 +239,15 @@ TABLES = {
     "export_matrix": export_tables.matrix,
     "emulated_arm": export_tables.emulated_arm,
     "structured_latency": structure_tables.latency,
-    "compare_fashion_mnist_short": partial(comparison_table.lines, _FASHION),
-    "compare_fashion_mnist_lenet": partial(comparison_table.lines, _LENET),
-    "compare_cifar10_short": partial(comparison_table.lines, _CIFAR),
-    "compare_cifar10_filters": partial(comparison_table.lines, _FILTERS),
-    "macs_fashion_mnist_short": partial(comparison_table.macs, _FASHION),
-    "macs_cifar10_filters": partial(comparison_table.macs_left, _FILTERS),
+    "compare_fashion_mnist_short": partial(comparison_table.lines, choices.FASHION),
+    "compare_fashion_mnist_lenet": partial(comparison_table.lines, choices.LENET),
+    "compare_cifar10_short": partial(comparison_table.lines, choices.CIFAR),
+    "compare_cifar10_filters": partial(comparison_table.lines, choices.FILTERS),
+    "macs_fashion_mnist_short": partial(comparison_table.macs, choices.FASHION),
+    "macs_cifar10_filters": partial(comparison_table.macs_left, choices.FILTERS),
     "mask_kernels": mask_tables.kernels,
-    "levers_cifar10_short": partial(comparison_table.lines, _LEVERS),
+    "levers_cifar10_short": partial(comparison_table.lines, choices.LEVERS_ON_DPF),
+    "periods_cifar10_short": partial(comparison_table.lines, choices.PERIODS),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from absl import app
 from matplotlib.axes import Axes
 
-from benchmarks import accuracy_figure, comparison, comparison_table
+from benchmarks import accuracy_figure, comparison, comparison_table, figures
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
@@ -265,23 +265,17 @@ def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
     assert path.stat().st_size > 0
 
 
-FIGURES = sorted((ROOT / "docs").glob("compare_*_*.png"))
-
-
 def shows(path, scores):
     """Whether a figure was drawn of these scores."""
     drawn = accuracy_figure.description(scores).encode("latin-1")
     return b"Description\0" + drawn in path.read_bytes()
 
 
-def test_the_committed_figures_show_the_committed_results():
-    assert len(FIGURES) >= 2
-    for path in FIGURES:
-        data, budget = path.stem.removeprefix("compare_").rsplit("_", 1)
-        scores = comparison.scores(comparison.records(comparison.Choice(data, budget)))
-        assert shows(path, scores), (
-            f"python -m benchmarks.compare_table --data={data} --budget={budget}"
-        )
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_the_committed_figures_show_the_committed_results(name):
+    scores = comparison.scores(comparison.records(figures.FIGURES[name]))
+    path = ROOT / "docs" / f"{name}.png"
+    assert shows(path, scores), "python -m benchmarks.figures draws it anew"
 
 
 def test_one_command_prints_the_table_and_draws_the_figure(tmp_path):

@@ -1,0 +1,45 @@
+"""The figure of accuracy against the number of steps between two masks."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks import accuracy_figure
+from benchmarks.budgets import BY_PERIOD
+
+
+def draw(
+    scores: accuracy_figure.Scores, record: dict[str, Any], path: pathlib.Path
+) -> None:
+    """Draws mean and deviation for each period, and those of GMP as a band."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    (sparsity,) = scores["gmp"]
+    points = [(p, scores[a][sparsity]) for p, a in BY_PERIOD.items() if a in scores]
+    axes.errorbar(
+        [period for period, _ in points],
+        [score.mean for _, score in points],
+        [score.deviation or 0.0 for _, score in points],
+        label="DPF",
+        marker="o",
+        capsize=3,
+    )
+    gmp = scores["gmp"][sparsity]
+    axes.axhline(gmp.mean, color="black", linewidth=1, label="GMP, every 16 steps")
+    spread = gmp.deviation or 0.0
+    axes.axhspan(gmp.mean - spread, gmp.mean + spread, color="black", alpha=0.1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(BY_PERIOD), [str(period) for period in BY_PERIOD])
+    axes.set_xlabel("steps between two masks")
+    axes.set_ylabel("test accuracy, %, last epoch")
+    axes.set_title(
+        f"{record['model']}, {record['data']}, {sparsity:.0%} sparse, "
+        f"{record['epochs']} epochs; bars: standard deviation of the seeds",
+        fontsize="medium",
+    )
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    accuracy_figure.save(figure, scores, path)
