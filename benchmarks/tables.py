@@ -248,6 +248,7 @@ TABLES = {
     "mask_kernels": mask_tables.kernels,
     "levers_cifar10_short": partial(comparison_table.lines, choices.LEVERS_ON_DPF),
     "periods_cifar10_short": partial(comparison_table.lines, choices.PERIODS),
+    "tickets_cifar10_short": partial(comparison_table.lines, choices.LOTTERY),
 }
 
 
