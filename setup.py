@@ -20,8 +20,8 @@ REQUIREMENTS = [
     "numpy>=1.26",
     # Needed by tensorflow-datasets, which declares it for old Pythons only.
     "importlib_resources>=6.0",
-    # Needed by it, too. 1.21.0 accepts protobuf 5 and fails beside it, as TensorFlow
-    # 2.19 asks for (github.com/tensorflow/metadata/issues/68).
+    # Needed by it, too. 1.21.0 accepts protobuf 5, which TensorFlow 2.19 asks for, and
+    # fails beside it (github.com/tensorflow/metadata/issues/68).
     "tensorflow-metadata>=1.17,!=1.21.0",
     # tensorflow-model-optimization imports distutils, which Python 3.12 dropped.
     "setuptools>=68.0",

@@ -9,15 +9,22 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.comparison import Score
+from benchmarks import comparison
 
-Scores = dict[str, dict[float, Score]]
+Scores = dict[str, dict[float, comparison.Score]]
 
 
 def draw(
-    scores: Scores, record: dict[str, Any], sparsity: str, path: pathlib.Path
+    choice: comparison.Choice, found: list[dict[str, Any]], path: pathlib.Path
 ) -> None:
-    """Draws a line for each arm: mean and standard deviation over the seeds."""
+    """Draws a line for each arm: mean and standard deviation over the seeds.
+
+    Args:
+        choice: what is compared.
+        found: its results; see `comparison.records`.
+        path: of the PNG.
+    """
+    scores, record = comparison.scores(found), found[0]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["tab10"].colors
@@ -46,7 +53,7 @@ def draw(
         dense = scores["dense"][0.0]
         axes.axhline(dense.mean, color="black", linewidth=1, label="dense")
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
-    axes.set_xlabel(sparsity)
+    axes.set_xlabel(choice.common.sparsity)
     axes.set_ylabel("test accuracy, %, last epoch")
     axes.set_title(
         f"{record['model']}, {record['data']}, {record['epochs']} epochs; "

@@ -102,16 +102,17 @@ LEVERS = {
     "st3_kernel_decay10": _options("st3", "rescale=kernel", "pruned_decay=0.002"),
 }
 # How often masks are made.
-PERIODS = {
-    f"dpf_p{period}": Arm(("--method=dpf", f"--mask_period={period}"))
-    for period in (4, 64, 256)
-}
 BY_PERIOD = {
     1: "straight_through",
     4: "dpf_p4",
     16: "dpf",
     64: "dpf_p64",
     256: "dpf_p256",
+}
+PERIODS = {
+    name: Arm(("--method=dpf", f"--mask_period={period}"))
+    for period, name in BY_PERIOD.items()
+    if name not in SCHEMES
 }
 # Half and twice the learning rate of the CIFAR-10 recipe.
 RATES = {

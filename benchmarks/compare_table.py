@@ -26,12 +26,10 @@ flags.DEFINE_string("figure", None, "PNG file to draw to.")
 
 def main(arguments: list[str]) -> None:
     choice, results = comparison_flags.choice(arguments), comparison_flags.results()
-    found = comparison.records(choice, results)
     print("\n".join(comparison_table.lines(choice, results)))
-    scores = comparison.scores(found)
     default = results / f"compare_{choice.data}_{choice.budget}.png"
     path = pathlib.Path(FLAGS.figure or default)
-    accuracy_figure.draw(scores, found[0], choice.common.sparsity, path)
+    accuracy_figure.draw(choice, comparison.records(choice, results), path)
     print(f"Drawn: {path}")
 
 

@@ -7,30 +7,18 @@ The others: `benchmarks.training_curves` (of masks), examples/digits.py (docs/de
 
 from __future__ import annotations
 
-import pathlib
-
 from benchmarks import accuracy_figure, choices, comparison, markdown, period_figure
 
 FIGURES = {
-    "compare_fashion_mnist_short": choices.FASHION,
-    "compare_cifar10_short": choices.CIFAR,
-    "compare_cifar10_filters": choices.FILTERS,
-    "mask_periods": choices.PERIODS,
+    "compare_fashion_mnist_short": (choices.FASHION, accuracy_figure.draw),
+    "compare_cifar10_short": (choices.CIFAR, accuracy_figure.draw),
+    "compare_cifar10_filters": (choices.FILTERS, accuracy_figure.draw),
+    "mask_periods": (choices.PERIODS, period_figure.draw),
 }
 
 
-def draw(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """Draws a figure, and returns where."""
-    choice, path = FIGURES[name], folder / f"{name}.png"
-    found = comparison.records(choice)
-    scores = comparison.scores(found)
-    if choice == choices.PERIODS:
-        period_figure.draw(scores, found[0], path)
-    else:
-        accuracy_figure.draw(scores, found[0], choice.common.sparsity, path)
-    return path
-
-
 if __name__ == "__main__":
-    for each in FIGURES:
-        print(f"Drawn: {draw(each, markdown.ROOT / 'docs')}")
+    for name, (choice, draw) in FIGURES.items():
+        path = markdown.ROOT / "docs" / f"{name}.png"
+        draw(choice, comparison.records(choice), path)
+        print(f"Drawn: {path}")

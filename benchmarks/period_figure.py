@@ -7,17 +7,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import accuracy_figure
+from benchmarks import accuracy_figure, comparison
 from benchmarks.budgets import BY_PERIOD
 
 
 def draw(
-    scores: accuracy_figure.Scores, record: dict[str, Any], path: pathlib.Path
+    choice: comparison.Choice, found: list[dict[str, Any]], path: pathlib.Path
 ) -> None:
-    """Draws mean and deviation for each period, and those of GMP as a band."""
+    """Draws mean and deviation for each period, and those of GMP as a band.
+
+    Takes the arguments of `accuracy_figure.draw`, at one sparsity.
+    """
+    scores, record = comparison.scores(found), found[0]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    (sparsity,) = scores["gmp"]
+    (sparsity,) = choice.sparsities
     points = [(p, scores[a][sparsity]) for p, a in BY_PERIOD.items() if a in scores]
     axes.errorbar(
         [period for period, _ in points],

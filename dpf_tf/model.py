@@ -105,7 +105,7 @@ def prune_low_magnitude_dpf(
         threshold: Vanderschueren, De Vleeschouwer, "Are Straight-Through gradients and
         Soft-Thresholding all you need for Sparse Training?", WACV 2023.
     """
-    if threshold not in tuple(THRESHOLDS):
+    if threshold not in tuple(THRESHOLDS):  # What has no hash is unknown, too.
         raise ValueError(
             f"`threshold` must be one of {', '.join(map(repr, THRESHOLDS))}. "
             f"Received: {threshold!r}"

@@ -256,10 +256,10 @@ def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
         return errorbar(axes, *arguments, **options)
 
     monkeypatch.setattr(Axes, "errorbar", noted)
-    cells = [record(arm, 0.9 * (arm != "dense"), 0, 0.5) for arm in ARMS]
     about = {"model": "m", "data": "d", "epochs": 1}
+    cells = [about | record(arm, 0.9 * (arm != "dense"), 0, 0.5) for arm in ARMS]
     path = tmp_path / "figure.png"
-    accuracy_figure.draw(comparison.scores(cells), about, "sparsity", path)
+    accuracy_figure.draw(comparison.Choice("cifar10", "short"), cells, path)
     assert drawn.keys() == ARMS.keys() - {"dense"}
     assert len(set(drawn.values())) == len(drawn)
     assert path.stat().st_size > 0
@@ -273,7 +273,8 @@ def shows(path, scores):
 
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_the_committed_figures_show_the_committed_results(name):
-    scores = comparison.scores(comparison.records(figures.FIGURES[name]))
+    choice, _ = figures.FIGURES[name]
+    scores = comparison.scores(comparison.records(choice))
     path = ROOT / "docs" / f"{name}.png"
     assert shows(path, scores), "python -m benchmarks.figures draws it anew"
 
