@@ -68,7 +68,7 @@ SCHEMES = (
     *(k for k, x in dpf_tf.methods.METHODS.items() if x.structure == "unstructured"),
 )
 # Their papers' first masks, as sparse everywhere, leave narrow layers filters without a
-# weight: behind batch norm and ReLU no gradient comes to these, and they stay dead.
+# weight: through batch norm and ReLU no gradient comes to these, and they stay dead.
 FIRST_MASKS = {
     name: Arm((f"--method={name}", "--allocation=erk"))
     for name in ("dsr", "sparse_momentum")
@@ -114,16 +114,6 @@ PERIODS = {
     for period, name in BY_PERIOD.items()
     if name not in SCHEMES
 }
-# Half and twice the learning rate of the CIFAR-10 recipe.
-RATES = {
-    f"{name}_{times}_rate": Arm((*flags, f"--learning_rate={rate}"))
-    for name, flags in {
-        "dpf": ("--method=dpf",),
-        "gmp": ("--method=gmp",),
-        "st3_kernel": LEVERS["st3_kernel"].flags,
-    }.items()
-    for times, rate in {"half": 0.1, "double": 0.4}.items()
-}
 # DPF's final masks, trained again from the first weights and from new ones: for as many
 # epochs once more, and with the search for them in the epochs of one training.
 _HALF = ("--method=dpf", "--epochs=5")
@@ -134,16 +124,12 @@ TICKETS = {
     "ticket_initial_half": Arm(_HALF, masks_of="dpf_half"),
     "ticket_new_half": Arm(_HALF, masks_of="dpf_half", other_seed=1000),
 }
-# Whole filters: DPF layer by layer, with less feedback, and over all layers; and what
-# it is compared with.
+# Whole filters: DPF layer by layer, with less feedback too, and what it is compared with.
 _UNIFORM = ("--structure=filters", "--allocation=uniform")
 FILTERS = {
     "dpf_filters": Arm(("--method=dpf", *_UNIFORM)),
     "dpf_filters_gradient10": Arm(
         ("--method=dpf", *_UNIFORM, "--method_options=pruned_gradient=0.1")
-    ),
-    "dpf_filters_global": Arm(
-        ("--method=dpf", "--structure=filters", "--allocation=global")
     ),
     "gmp_filters": Arm(("--method=gmp", *_UNIFORM)),
     "sfp": Arm(("--method=sfp",)),
@@ -158,15 +144,14 @@ ARMS = {
     **ALLOCATIONS,
     **LEVERS,
     **PERIODS,
-    **RATES,
     **TICKETS,
     **FILTERS,
 }
 
-# All schemes, the other forms of ST-3 and of GMP.
-_SHORT = (*SCHEMES, "st3_kernel", "st3_sigma", "gmp_uniform")
-# The best levers of the first seed, by a soft threshold and by a hard one.
+# The best levers of ResNet-8's first seed, by a soft threshold and by a hard one.
 _FINALISTS = ("st3_none", "dpf_p1_decay10")
+# All schemes, the other forms of ST-3 and of GMP.
+_SHORT = (*SCHEMES, "st3_kernel", "st3_sigma", "gmp_uniform", *_FINALISTS)
 _COMMON = ("--settle=0.05", "--recalibrate_steps=50")
 BUDGETS = {
     ("fashion_mnist", "short"): Budget(
@@ -182,14 +167,12 @@ BUDGETS = {
         (0.9, 0.95, 0.98),
         ("dense", "dpf", "gmp", "straight_through", "st3", "st3_kernel", "st3_none"),
     ),
-    ("cifar10", "short"): Budget(
-        "cifar10_resnet8_short", _COMMON, (0.9, 0.95), (*_SHORT, *_FINALISTS)
-    ),
+    ("cifar10", "short"): Budget("cifar10_resnet8_short", _COMMON, (0.9, 0.95), _SHORT),
     ("cifar10", "filters"): Budget(
         "cifar10_resnet8_short",
         _COMMON,
         (0.3, 0.5, 0.7),
-        ("dense", *(arm for arm in FILTERS if arm != "dpf_filters_global")),
+        ("dense", *FILTERS),
         sparsity="share of the filters that is pruned (tied ones count as one)",
     ),
     # Three times the epochs.
