@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import comparison
@@ -37,18 +38,10 @@ def draw(
         # Side by side, so that the bars do not hide each other; but hardly, for on a
         # steep line a point that is moved aside looks better or worse than it is.
         shift = 0.08 * (i / max(1, len(arms) - 1) - 0.5)
-        cells = scores[arm]
-        axes.errorbar(
-            [places[sparsity] + shift for sparsity in cells],
-            [each.mean for each in cells.values()],
-            [each.deviation or 0.0 for each in cells.values()],
-            label=arm,
-            linestyle=line,
-            color=color,
-            marker="o",
-            markersize=4,
-            capsize=2,
-        )
+        cells = {
+            places[sparsity] + shift: score for sparsity, score in scores[arm].items()
+        }
+        plot(axes, cells, label=arm, linestyle=line, color=color)
     if "dense" in scores:
         dense = scores["dense"][0.0]
         axes.axhline(dense.mean, color="black", linewidth=1, label="dense")
@@ -56,13 +49,34 @@ def draw(
     axes.set_xlabel(choice.common.sparsity)
     axes.set_ylabel("test accuracy, %, last epoch")
     axes.set_title(
-        f"{record['model']}, {record['data']}, {record['epochs']} epochs; "
-        "bars: standard deviation of the seeds"
+        f"{record['model']}, {record['data']}, {comparison.epochs(found)} epochs; "
+        f"{meaning(scores)}",
+        fontsize="medium",
     )
     axes.grid(axis="y", alpha=0.3)
     # Outside: inside it would hide points.
     figure.legend(loc="outside right upper", fontsize="small")
     save(figure, scores, path)
+
+
+def plot(axes: Axes, cells: dict[float, comparison.Score], **style: Any) -> None:
+    """Draws means over places, with bars; hollow where one seed has no deviation."""
+    means = [score.mean for score in cells.values()]
+    bars = [score.deviation or 0.0 for score in cells.values()]
+    axes.errorbar(
+        list(cells), means, bars, marker="o", markersize=4, capsize=2, **style
+    )
+    alone = {x: score.mean for x, score in cells.items() if score.deviation is None}
+    hollow = {"facecolor": "white", "edgecolor": style["color"]}
+    axes.scatter(list(alone), list(alone.values()), s=16, zorder=3, **hollow)
+
+
+def meaning(scores: Scores) -> str:
+    """Returns what bars and markers say."""
+    drawn = [s for cells in scores.values() for x, s in cells.items() if x]
+    alone = any(score.deviation is None for score in drawn)
+    bars = "bars: standard deviation of the seeds"
+    return f"{bars}; hollow: one seed" if alone else bars
 
 
 def save(figure: Figure, scores: Scores, path: pathlib.Path) -> None:

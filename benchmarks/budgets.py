@@ -124,7 +124,7 @@ TICKETS = {
     "ticket_initial_half": Arm(_HALF, masks_of="dpf_half"),
     "ticket_new_half": Arm(_HALF, masks_of="dpf_half", other_seed=1000),
 }
-# Whole filters: DPF layer by layer, with less feedback too, and what it is compared with.
+# Whole filters: DPF layer by layer, with less feedback too, and its rivals.
 _UNIFORM = ("--structure=filters", "--allocation=uniform")
 FILTERS = {
     "dpf_filters": Arm(("--method=dpf", *_UNIFORM)),

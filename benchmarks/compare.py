@@ -7,11 +7,11 @@ A cell is an arm (a method, with options or without) at a sparsity with a seed; 
 there are is in `benchmarks.budgets`. Its result is one JSON file; a cell that has one
 is not run again, and one that was broken off goes on where it was, so that the same
 command can be given until all are there. All cells of a comparison have the same
-recipe, epochs and recalibration of batch norm, and the same settled part at the end,
-which only `dpf_settle25` changes; one-shot pruning's fine-tuning is counted in. A
-lottery ticket is trained for as many epochs again as it took to find its mask; where
-the arm ends in `_half`, both have half of the epochs. `benchmarks.compare_table` prints
-and draws what came of it.
+recipe, epochs and recalibration of batch norm, and the same settled part at the end;
+only `dpf_step` has another learning rate, only `dpf_settle25` another settled part.
+One-shot pruning's fine-tuning is counted in. A lottery ticket is trained for as many
+epochs again as it took to find its mask; where the arm ends in `_half`, both have half
+of the epochs. `benchmarks.compare_table` prints and draws what came of it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,18 @@ from benchmarks import comparison, comparison_flags, record
 from benchmarks.budgets import ARMS, BUDGETS
 from official_models import data, methods, recipes
 from official_models.errors import InputError
+from official_models.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "data_dir", os.environ.get("TFDS_DATA_DIR"), "Where TFDS's data is."
 )
-flags.DEFINE_string("runs", "runs/compare", "Where trainings are kept until they end.")
+flags.DEFINE_string(
+    "runs",
+    None,
+    "Where trainings are kept until they end. Default: runs/ and the last part of "
+    "--results.",
+)
 flags.DEFINE_integer("jobs", 1, "Trainings at a time.", lower_bound=1)
 flags.DEFINE_integer("threads", 0, "Threads of a training; 0 is all.", lower_bound=0)
 
@@ -72,7 +78,7 @@ class Cell:
     @property
     def folder(self) -> pathlib.Path:
         """Where it is trained."""
-        return pathlib.Path(FLAGS.runs) / f"{self.data}_{self.budget}" / self.name
+        return runs() / f"{self.data}_{self.budget}" / self.name
 
     @property
     def ticket(self) -> Cell | None:
@@ -124,6 +130,12 @@ class Cell:
         ]
 
 
+def runs() -> pathlib.Path:
+    """Returns where trainings are kept: other results have other trainings."""
+    default = pathlib.Path("runs") / comparison_flags.results().name
+    return pathlib.Path(FLAGS.runs or default)
+
+
 def is_done(cell: Cell) -> bool:
     """Tells whether a cell has its result.
 
@@ -133,21 +145,22 @@ def is_done(cell: Cell) -> bool:
     """
     if not cell.result.exists():
         return False
-    found = json.loads(cell.result.read_text(encoding="utf-8"))
+    found = _read_json(cell.result)
     if not found["command"].startswith(shlex.join(cell.command())):
         raise app.UsageError(
-            f"{cell.result} was made by other flags: {found['command']}. Move it away, "
-            "or give another --results."
+            f"{cell.result} was made by other flags: {found['command']}. Move it and "
+            f"{cell.folder} away, or give another --results."
         )
     given = {flag.removeprefix("--").partition("=")[0] for flag in cell.command()}
     budget = BUDGETS[cell.data, cell.budget]
     recipe = dataclasses.asdict(recipes.get(budget.recipe))
+    del recipe["source"]  # Words only.
     for name, value in json.loads(json.dumps(recipe)).items():
         if name not in given and found["recipe"].get(name, value) != value:
             raise app.UsageError(
                 f"{cell.result} was made by another recipe: {name} was "
-                f"{found['recipe'][name]!r} and is {value!r}. Move it away, or give "
-                "another --results."
+                f"{found['recipe'][name]!r} and is {value!r}. Move it and "
+                f"{cell.folder} away, or give another --results."
             )
     for now, before in (
         (cell.method_options, found["method_options"]),
@@ -157,7 +170,8 @@ def is_done(cell: Cell) -> bool:
         if now != before:
             raise app.UsageError(
                 f"{cell.result} was made by {cell.arm} with {before}; now it would be "
-                f"made with {now}. Move it away, or give another --results."
+                f"made with {now}. Move it and {cell.folder} away, or give another "
+                "--results."
             )
     return True
 
@@ -165,9 +179,8 @@ def is_done(cell: Cell) -> bool:
 def run(cell: Cell) -> None:
     """Trains a cell, or goes on with it, and writes its result."""
     command = train(cell)
-    summary = json.loads((cell.folder / "summary.json").read_text(encoding="utf-8"))
-    begun = json.loads(cell.note.read_text(encoding="utf-8"))
-    found = result(cell, summary, command, begun)
+    summary = _read_json(cell.folder / "summary.json")
+    found = result(cell, summary, command, _read_json(cell.note))
     record.write(cell.result, found)
     print(f"{cell.name}: {found['accuracy']:.4f}", flush=True)
     for part in cell.folder.iterdir():  # The masks are kept, for lottery tickets.
@@ -208,17 +221,19 @@ def train(cell: Cell) -> str:
             "\n".join([f"The training of {cell.name} failed. {cell.log} ends:", *last])
         )
     text = shlex.join([*command, "--model_dir=..."])
-    return text.replace(f"{FLAGS.runs}/", "")
+    return text.replace(f"{runs()}/", "")
 
 
 def begin(cell: Cell) -> None:
     """Notes by what a training is begun: its result will tell.
 
+    A training that goes on under another commit is named, for its result has the first.
+
     Raises:
         TrainingError: if it was begun by a method that did something else, or not here.
     """
     defaults = {"method_defaults": cell.method_defaults}
-    if not cell.folder.exists():
+    if not RunFolder(cell.folder).binds():
         record.write(cell.note, defaults)
         return
     if not cell.note.exists():
@@ -226,13 +241,15 @@ def begin(cell: Cell) -> None:
             f"{cell.folder} holds a training that this program has not begun. Move it "
             "away, or give another --runs."
         )
-    begun = json.loads(cell.note.read_text(encoding="utf-8"))
+    begun = _read_json(cell.note)
     if begun["method_defaults"] != cell.method_defaults:
         raise TrainingError(
             f"{cell.folder} was begun by {cell.arm} with {begun['method_defaults']}; "
             f"now it would be with {cell.method_defaults}. Move it away, or give "
             "another --runs."
         )
+    if begun["commit"] != (now := record.commit()):
+        print(f"{cell.name} was begun at {begun['commit']}, and goes on at {now}.")
 
 
 def result(
@@ -240,7 +257,11 @@ def result(
 ) -> dict[str, Any]:
     """Returns what a cell's file says."""
     last, recipe = summary["last"], summary["recipe"]
-    ticket = {"masks_from": cell.ticket.name} if cell.ticket else {}
+    ticket = {}
+    if cell.ticket:  # It may have been trained once more since its own result.
+        found = _read_json(cell.ticket.folder / "summary.json")
+        ticket["masks_from"] = cell.ticket.name
+        ticket["masks_from_accuracy"] = found["last"]["top1"]
     return {
         "command": command,
         "commit": begun["commit"],
@@ -277,11 +298,17 @@ def in_parallel(work: Callable[[Cell], Any], found: list[Cell]) -> None:
             raise
 
 
+def _read_json(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def main(arguments: list[str]) -> None:
     choice = comparison_flags.choice(arguments)
     asked = [Cell(choice.data, choice.budget, *cell) for cell in choice.cells()]
     missing = [cell for cell in asked if not is_done(cell)]
     print(f"{len(missing)} of {len(asked)} cells are missing.", flush=True)
+    if missing and str(record.commit()).endswith("-dirty"):
+        print("The checkout has changes beside its commit. The results will say so.")
     try:
         if missing:
             data.describe(choice.data, FLAGS.data_dir)  # Refuses data not prepared.

@@ -10,15 +10,11 @@ tables in docs/ are made by `benchmarks.tables`, the figures by `benchmarks.figu
 from __future__ import annotations
 
 import pathlib
+import sys
 
 from absl import app, flags
 
-from benchmarks import (
-    accuracy_figure,
-    comparison,
-    comparison_flags,
-    comparison_table,
-)
+from benchmarks import comparison, comparison_flags, comparison_table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("figure", None, "PNG file to draw to.")
@@ -29,6 +25,10 @@ def main(arguments: list[str]) -> None:
     print("\n".join(comparison_table.lines(choice, results)))
     default = results / f"compare_{choice.data}_{choice.budget}.png"
     path = pathlib.Path(FLAGS.figure or default)
+    try:
+        from benchmarks import accuracy_figure
+    except ImportError:
+        sys.exit("The figure needs matplotlib: pip install '.[demo]'.")
     accuracy_figure.draw(choice, comparison.records(choice, results), path)
     print(f"Drawn: {path}")
 

@@ -132,9 +132,10 @@ def records(choice: Choice, results: pathlib.Path = RESULTS) -> list[dict[str, A
         if cell in wanted:
             found.append(record)
     if not found:
+        where = "" if results == RESULTS else f" --results={results}"
         raise app.UsageError(
             f"There is no such result in {results}. Run this first:\n"
-            f"python -m benchmarks.compare {choice}"
+            f"python -m benchmarks.compare {choice}{where}"
         )
     return found
 
@@ -158,6 +159,11 @@ def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:
         return True, -arms[arm][max(common)].mean
 
     return {arm: arms[arm] for arm in sorted(arms, key=order)}
+
+
+def epochs(found: list[dict[str, Any]]) -> str:
+    """Returns how long the trainings took, in words."""
+    return " or ".join(map(str, sorted({record["epochs"] for record in found})))
 
 
 def values(

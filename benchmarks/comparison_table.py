@@ -32,16 +32,39 @@ def lines(
         }
         for arm, row in comparison.scores(records).items()
     }
-    epochs = " or ".join(map(str, sorted({each["epochs"] for each in records})))
     return [
-        f"{records[0]['model']}, {choice.data}, {epochs} epochs; test "
-        f"accuracy of the last epoch in percent, {statistic}, by "
+        f"{records[0]['model']}, {choice.data}, {comparison.epochs(records)} epochs; "
+        f"test accuracy of the last epoch in percent, {statistic}, by "
         f"{choice.common.sparsity}:",
         "",
         *_rows(scores),
         "",
         f"`python -m benchmarks.compare {choice}`, {count} trainings, "
         f"{period}, {markdown.where(*records)}.",
+    ]
+
+
+def tickets(choice: comparison.Choice) -> list[str]:
+    """Returns how tickets end beside the very trainings that found their masks."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "ticket": lambda r: 100 * r["accuracy"],
+        "what found its masks": lambda r: 100 * r["masks_from_accuracy"],
+        "difference": lambda r: 100 * (r["accuracy"] - r["masks_from_accuracy"]),
+    }
+    found = [r for r in comparison.records(choice) if "masks_from" in r]
+    values = [comparison.values(found, column) for column in columns.values()]
+    (sparsity,) = choice.sparsities
+    return [
+        "Each ticket beside the training that found its masks; test accuracy of the "
+        "last epoch in percent, mean and standard deviation of the seeds:",
+        "",
+        *markdown.head(["", *columns]),
+        *(
+            markdown.row(
+                [arm, *(str(comparison.score(v[arm][sparsity])) for v in values)]
+            )
+            for arm in values[0]
+        ),
     ]
 
 

@@ -19,7 +19,7 @@ def load(name: str) -> dict[str, Any]:
 
 def made(record: dict[str, Any]) -> str:
     """Returns the sentence that says how and where a file was made."""
-    command = re.sub(r" --out=\S+", "", record["command"])
+    command = re.sub(r" --out[= ]\S+", "", record["command"])
     return f"`{command}`, {record['date'][:10]}, {where(record)}."
 
 

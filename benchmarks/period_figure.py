@@ -22,15 +22,12 @@ def draw(
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     (sparsity,) = choice.sparsities
-    points = [(p, scores[a][sparsity]) for p, a in BY_PERIOD.items() if a in scores]
-    axes.errorbar(
-        [period for period, _ in points],
-        [score.mean for _, score in points],
-        [score.deviation or 0.0 for _, score in points],
-        label="DPF",
-        marker="o",
-        capsize=3,
-    )
+    cells = {
+        period: scores[arm][sparsity]
+        for period, arm in BY_PERIOD.items()
+        if arm in scores
+    }
+    accuracy_figure.plot(axes, cells, label="DPF", color="tab:blue")
     gmp = scores["gmp"][sparsity]
     axes.axhline(gmp.mean, color="black", linewidth=1, label="GMP, every 16 steps")
     spread = gmp.deviation or 0.0
@@ -41,8 +38,8 @@ def draw(
     axes.set_ylabel("test accuracy, %, last epoch")
     axes.set_title(
         f"{record['model']}, {record['data']}, {sparsity:.0%} sparse, "
-        f"{record['epochs']} epochs; bars: standard deviation of the seeds",
-        fontsize="medium",
+        f"{comparison.epochs(found)} epochs; {accuracy_figure.meaning(scores)}",
+        fontsize="small",
     )
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

@@ -249,6 +249,7 @@ TABLES = {
     "levers_cifar10_short": partial(comparison_table.lines, choices.LEVERS_ON_DPF),
     "periods_cifar10_short": partial(comparison_table.lines, choices.PERIODS),
     "tickets_cifar10_short": partial(comparison_table.lines, choices.LOTTERY),
+    "tickets_and_their_masks": partial(comparison_table.tickets, choices.LOTTERY),
 }
 
 

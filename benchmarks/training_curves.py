@@ -65,6 +65,8 @@ def draw(runs: list[dict[str, Any]]) -> Figure:
 
 def main(arguments: list[str]) -> None:
     paths = [pathlib.Path(path) for path in arguments[1:]]
+    if not paths:
+        raise app.UsageError("Which trainings? Give their files, DENSE.json DPF.json.")
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     figure = pathlib.Path(FLAGS.figure)
     figure.parent.mkdir(parents=True, exist_ok=True)

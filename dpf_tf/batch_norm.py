@@ -25,6 +25,17 @@ def batch_norm_layers(model: Any) -> list[Any]:
     return [layer for layer in prunable.all_layers(model) if isinstance(layer, base)]
 
 
+def trained_batch_norm(model: Any) -> list[Any]:
+    """Returns the batch norm layers that are trained; an error if there are none."""
+    norms = [layer for layer in batch_norm_layers(model) if layer.trainable]
+    if not norms:
+        raise ValueError(
+            f"'{model.name}' has no trainable batch normalization layer; there is "
+            "nothing to recalibrate."
+        )
+    return norms
+
+
 def recalibrate_batch_norm(
     model: Any, dataset: Iterable[Any], steps: int | None = None
 ) -> None:
@@ -63,12 +74,9 @@ def recalibrate_batch_norm(
     """
     api = keras_api.require(model, "a model of Keras 3 or tf_keras")
     check_batches("dataset", dataset)
-    norms = [layer for layer in batch_norm_layers(model) if layer.trainable]
-    if not norms:
-        raise ValueError(
-            f"'{model.name}' has no trainable batch normalization layer; there is "
-            "nothing to recalibrate."
-        )
+    if steps is not None:
+        check_count("steps", steps)
+    norms = trained_batch_norm(model)
     if not all(norm.built for norm in norms):
         raise ValueError(
             f"'{model.name}' is not built: call it on a batch before its batch "
@@ -113,6 +121,16 @@ def check_batches(name: str, data: Any) -> None:
             "`tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`. "
             f"Received an object of type {type(data).__name__}"
         )
+
+
+def check_count(name: str, steps: Any) -> None:
+    """Refuses what is no number of batches."""
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise TypeError(
+            f"`{name}` must be a whole number of batches. Received: {steps!r}"
+        )
+    if steps < 1:
+        raise ValueError(f"`{name}` must be at least 1. Received: {steps}")
 
 
 def _run(model: Any, x: Any) -> None:

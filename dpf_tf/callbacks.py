@@ -12,7 +12,13 @@ import tensorflow as tf
 import tf_keras
 
 from dpf_tf import keras_api
-from dpf_tf.batch_norm import batch_norm_layers, check_batches, recalibrate_batch_norm
+from dpf_tf.batch_norm import (
+    batch_norm_layers,
+    check_batches,
+    check_count,
+    recalibrate_batch_norm,
+    trained_batch_norm,
+)
 from dpf_tf.gradients import check_data
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import missed_target
@@ -90,17 +96,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     "iterator ends. Give a dataset or a list of batches. Received an "
                     f"object of type {type(recalibrate_data).__name__}"
                 )
-        if isinstance(recalibrate_steps, bool) or not isinstance(
-            recalibrate_steps, int
-        ):
-            raise TypeError(
-                "`recalibrate_steps` must be a whole number of batches. Received: "
-                f"{recalibrate_steps!r}"
-            )
-        if recalibrate_steps < 1:
-            raise ValueError(
-                f"`recalibrate_steps` must be at least 1. Received: {recalibrate_steps}"
-            )
+        check_count("recalibrate_steps", recalibrate_steps)
         check_data(data)
         self._settle = settle
         self._recalibrate_data = recalibrate_data
@@ -111,6 +107,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes charge of the masks."""
         _refuse_what_keras_cannot(self.model)
+        if self._recalibrate_data is not None:
+            trained_batch_norm(self.model)  # An error now, not after an epoch.
         self._updater = MaskUpdater(self.model, data=self._data)
         # Each step is permitted by itself: a `fit` that is broken off leaves nothing.
         self._updater.release()
@@ -153,7 +151,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         # Our count is an upper bound: with gradient accumulation, or after a float16
         # overflow, a batch makes no step. The optimizer is asked only now.
         self._bound = self._iterations()
-        self._next = min(step, self._bound)
+        self._next = step
         if self._bound >= step:
             self._flips = self._updater.recompute(self._bound, since=step).flips
             self._next = self._bound + 1
@@ -165,6 +163,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds `sparsity`, `mask_flips` and `mask_age` to the logs."""
+        if self._bound is not None:
+            self._bound = self._iterations()  # Its upper bound would age the masks.
         self._log(logs)
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -193,8 +193,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._bound = self._next = self._start = step
         total = self._total_steps(step)
         if total is not None:
-            epoch_steps = self.params["steps"] // self._accumulation()
-            self._updater.resolve(total, epoch_steps)
+            epoch_steps = round(self.params["steps"] / self._accumulation())
+            self._updater.resolve(total, max(1, epoch_steps))
             if self._settle:
                 announced = self.params["steps"] * self.params["epochs"]
                 still = self._settle * (announced // self._accumulation())
@@ -213,6 +213,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                 for settings in self._updater.settings
             ]
             self._last_due = max((t for t in due if t is not None), default=-1)
+        self._updater.begin(step)
         self._check_executions(total)
         if total is not None:
             self._warn_of_short_training(total)
@@ -235,7 +236,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         for step in range(self._next, bound + 1):
             if step <= self._last_step and self._updater.due(step):
                 return step
-        self._next = bound + 1
+        self._next = max(self._next, bound + 1)
         return None
 
     def _check_executions(self, total: int | None) -> None:

@@ -100,7 +100,7 @@ def masked(kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 def bounded(gradient: tf.Tensor, mask: tf.Tensor, filters: Sequence[int]) -> tf.Tensor:
     """Returns a gradient that is no longer for dead filters than for living ones.
 
-    Behind a batch norm the channel of a filter without a single weight has no variance,
+    Before a batch norm the channel of a filter without a single weight has no variance,
     so that what comes back to it is `1 / sqrt(epsilon)` times the usual: 30 to 300
     times. Unbounded, the dense weights of dead filters soon dwarf all others.
 

@@ -63,9 +63,10 @@ def wrappers(model: Any) -> list[tuple[str, PruneLowMagnitudeDPF]]:
 def output_layers(model: Any) -> set[int]:
     """Returns the ids of the layers with weights that make the model's outputs.
 
-    The search goes back from each output through layers that have no weights and one
-    input (softmax, reshape, pooling), and into nested models. A merge, such as the
-    last addition of a network without its head, ends it.
+    The search goes back from each output through layers and operations that have no
+    weights and one input (softmax, reshape, pooling), through concatenations, and into
+    nested models. Another merge, such as the last addition of a network without its
+    head, ends it.
     """
     api = keras_api.of(model)
     if not getattr(model, "outputs", None):
@@ -80,12 +81,11 @@ def output_layers(model: Any) -> set[int]:
         layer, inputs = api.producer(tensor)
         if is_graph(layer):
             found.update(output_layers(layer))
-        elif not hasattr(layer, "weights"):
-            return  # An operation such as `x + y`.
-        elif layer.weights:
+        elif getattr(layer, "weights", None):  # Operations of Keras 3 have no word.
             found.add(id(layer))
-        elif len(inputs) == 1:
-            search(inputs[0])
+        elif len(inputs) == 1 or type(layer).__name__ == "Concatenate":
+            for each in inputs:
+                search(each)
 
     for tensor in model.outputs:
         search(tensor)

@@ -117,13 +117,15 @@ def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Gr
 
 
 def missed_target(
-    model: Any, layers: list[tuple[str, Any]]
+    model: Any, layers: list[tuple[str, Any]], frozen: bool = False
 ) -> tuple[float, float] | None:
     """Returns `(sparsity, target)` of the first group below its final sparsity.
 
+    Masks that are final take part if `frozen` says so.
+
     Both are shares of what is pruned as one: of filters, for instance.
     """
-    for group in collect(model, layers):
+    for group in collect(model, layers, frozen):
         target = group.settings.schedule.final_sparsity
         ties_unknown = model is None and isinstance(group.settings.structure, Filters)
         if target is None or ties_unknown or not group.units.count:

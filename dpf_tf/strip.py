@@ -85,7 +85,7 @@ def _masked_kernels(layers: list[tuple[str, Any]]) -> dict[int, tf.Tensor]:
 
 
 def _warn_if_missed(name: str, model: Any, layers: list[tuple[str, Any]]) -> None:
-    missed = missed_target(model, layers)
+    missed = missed_target(model, layers, frozen=True)
     if missed is not None:
         warnings.warn(
             f"{name} is stripped at sparsity {missed[0]:.4f}, below the target "

@@ -92,8 +92,10 @@ class MaskUpdater:
         self._model = model
         self._optimizer = optimizer
         self._gradients = GradientPass(model, data, loss)
+        self._told = False  # That the optimizer keeps no momentum.
         self._late: list[Any] = []  # Layers without kernels when an update was due.
         self._begun = False  # This object has made masks.
+        self._looked_back = False  # It has looked at what was there before.
         self._last_change: int | None = None
         self._found: list[tuple[str, Any]] | None = None
         self._groups: list[Group] = []
@@ -148,8 +150,33 @@ class MaskUpdater:
             RuntimeError: if called inside `tf.function` or a replica.
         """
         if not self.due(step):
+            self.begin(step)
             return MaskUpdate(self._sparsity, 0)
         return self.recompute(step)
+
+    def begin(self, step: int) -> None:
+        """Looks, once, at the masks with which the training begins or goes on.
+
+        Warns of those that were due before, and are not there.
+        """
+        if self._looked_back or not all(layer.built for layer in self.layers):
+            return
+        self._looked_back = True
+        self.measure()  # A checkpoint may have been restored since.
+        if not step or self._sparsity:
+            return
+        for settings in self.settings:
+            before = settings.schedule.last_update(step - 1)
+            if before is not None and settings.schedule(before)[1] > 0:
+                warnings.warn(
+                    f"Steps are counted from {step} on, and the schedule has wanted "
+                    f"sparsity {settings.schedule(before)[1]:.4f} since step {before}: "
+                    "all masks are dense as yet, and go there at their next update, "
+                    "if there is one. Count from 0 (a new `compile` does, with a new "
+                    f"optimizer), or give the schedule a later begin: "
+                    f"{settings.schedule}.",
+                    stacklevel=4,
+                )
 
     def recompute(self, step: int, since: int | None = None) -> MaskUpdate:
         """Recomputes, as of `step`, the masks due at a step from `since` up to it."""
@@ -161,6 +188,7 @@ class MaskUpdater:
                 "Masks are updated between training steps: call `update(step)` outside "
                 "`tf.function` and outside `strategy.run`."
             )
+        self._looked_back = True  # These masks make up for earlier ones.
         steps = range(step if since is None else since, step + 1)
         settings = self._due_settings(steps)
         due = [group for group in self._collect() if group.settings in settings]
@@ -345,6 +373,18 @@ class MaskUpdater:
             "the pruned kernels. Use SGD with `momentum=0.9`, or Adam."
         )
 
+    def _warn_without_momentum(self, method: Method) -> None:
+        optimizer = self._trained_by
+        if self._told or getattr(optimizer, "momentum", None) == 0:
+            return
+        self._told = True
+        warnings.warn(
+            f"{type(method).__name__} clears the momentum of weights that are pruned, "
+            f"and finds none in {type(optimizer).__name__}. If it keeps some under a "
+            "name of its own, pruned weights go on moving. SGD and Adam are known.",
+            stacklevel=6,
+        )
+
     def _restart(self, group: Group, old: list[Any], new: list[Any], step: int) -> None:
         """Sets to zero what a method wants to start anew, where a weight does."""
         restarts = group.settings.method.restarts
@@ -353,6 +393,8 @@ class MaskUpdater:
             variables = [[kernel] for kernel in group.kernels]
         if "momenta" in restarts:
             found = self._momenta(group, step)
+            if is_built(self._trained_by) and not any(found):
+                self._warn_without_momentum(group.settings.method)
             variables = [[*v, *m] for v, m in zip(variables, found, strict=True)]
         read = keras_api.of(self._model).dense
         for each, before, after in zip(variables, old, new, strict=True):
@@ -373,7 +415,9 @@ class MaskUpdater:
                 "counted anew, as the optimizer does after a new `compile`. To train "
                 "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
                 "before; to go on with the schedule, go on with the old count "
-                "(`optimizer.iterations`).",
+                "(`optimizer.iterations`). What a schedule takes from the length of "
+                "a training is that of the first one: "
+                f"{', '.join(str(group.settings.schedule) for group in groups)}.",
                 stacklevel=4,
             )
 

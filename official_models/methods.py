@@ -65,14 +65,33 @@ def schedule(
     """Returns a method's schedule for the target and the length of a recipe."""
     steps = recipe.epochs * steps_per_epoch
     found = method.schedule(recipe.sparsity)
-    fields = {field.name for field in dataclasses.fields(found)}
     changes: dict[str, Any] = {}
-    # A constant sparsity has no ramp: its `end_step` would freeze the masks.
-    if "end_step" in fields and not isinstance(found, dpf_tf.ConstantSparsity):
+    if _ends(found):
         changes["end_step"] = max(1, round(recipe.ramp_end * steps))
-    if "frequency" in fields and recipe.mask_period is not None:
+    if hasattr(found, "frequency") and recipe.mask_period is not None:
         changes["frequency"] = recipe.mask_period
     return dataclasses.replace(found, **changes).resolve(steps, steps_per_epoch)
+
+
+def require_end(method: dpf_tf.methods.Method | None, ramp_end: float) -> None:
+    """Refuses `--ramp_end` for a method whose masks know no such time.
+
+    Dense training takes it, as it does all that is for masks: it is the control.
+
+    Raises:
+        InputError: if it would have no effect.
+    """
+    if method is not None and not _ends(method.schedule(0.5)):
+        raise InputError(
+            f"{type(method).__name__} has no ramp: it has no --ramp_end. "
+            f"Received: {ramp_end}"
+        )
+
+
+def _ends(schedule: Any) -> bool:
+    # A constant sparsity has no ramp: its `end_step` would freeze the masks.
+    constant = isinstance(schedule, dpf_tf.ConstantSparsity)
+    return hasattr(schedule, "end_step") and not constant
 
 
 def check(method: dpf_tf.methods.Method, recipe: Recipe, schedule: Any) -> None:

@@ -58,6 +58,16 @@ _RANGES = {
     "ramp_end": (lambda value: 0 < value <= 1, "a share of the training, in (0, 1]"),
     "milestones": (_are_milestones, "ascending shares of the training, in (0, 1)"),
 }
+# Fields without effect unless another has some value.
+_WITH_STEPS = (lambda recipe: recipe.decay == "step", "decay='step'")
+_NEEDS = {
+    "milestones": _WITH_STEPS,
+    "decay_factor": _WITH_STEPS,
+    "finetune_learning_rate": (
+        lambda recipe: recipe.finetune_epochs > 0,
+        "finetune_epochs above 0",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,8 +157,18 @@ class Recipe:
 
         Where `linear_scaling` is set, another batch size changes the learning rate in
         proportion (Goyal et al., section 2.1), unless a learning rate is given too.
+
+        Raises:
+            InputError: if a value lies outside its range, or would have no effect.
         """
         changed = dataclasses.replace(self, **changes)
+        for name in _NEEDS.keys() & changes.keys():
+            has_effect, needed = _NEEDS[name]
+            if not has_effect(changed):
+                raise InputError(
+                    f"`{name}` has no effect without {needed}. Received: "
+                    f"{changes[name]!r}"
+                )
         if changed.linear_scaling and "learning_rate" not in changes:
             rate = self.learning_rate * changed.batch_size / self.batch_size
             changed = dataclasses.replace(changed, learning_rate=rate)

@@ -65,11 +65,15 @@ class RunFolder:
         """
         self._own.mkdir(parents=True, exist_ok=True)
         path = self.path / "config.json"
-        begun = any(self.path.glob("checkpoints/*/checkpoint"))
-        if path.exists() and (begun or self.summary() is not None):
+        if path.exists() and self.binds():
             _refuse_other(_read_json(path), config, self.path)
         elif self._chief:
             _write_json(path, config)
+
+    def binds(self) -> bool:
+        """Tells whether there is a training to go on with, or a finished one."""
+        begun = any(self.path.glob("checkpoints/*/checkpoint"))
+        return begun or self.summary() is not None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

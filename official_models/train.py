@@ -162,6 +162,9 @@ def main() -> None:
         print(recipes.table())
         return
     recipe, options = asked_recipe(), _options()
+    if FLAGS.ramp_end is not None:
+        method = methods.get(options.method, options.method_options)
+        methods.require_end(method, FLAGS.ramp_end)
     data.describe(recipe.data, options.data_dir)  # Before workers wait for each other.
     strategy = strategies.make(
         FLAGS.distribution_strategy,

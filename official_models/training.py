@@ -123,6 +123,18 @@ class Training:
                     "another, or --steps_per_epoch and --mask_period that fit."
                 )
 
+    def check_batch_norm(self, model: Any) -> None:
+        """Refuses to estimate statistics anew where there are none."""
+        base, steps = (
+            self.keras.layers.BatchNormalization,
+            self.recipe.recalibrate_steps,
+        )
+        if steps and not any(isinstance(layer, base) for layer in model.layers):
+            raise InputError(
+                f"{self.recipe.model} has no batch norm whose statistics "
+                f"--recalibrate_steps={steps} could estimate anew. Leave it out."
+            )
+
     def run(self) -> dict[str, Any]:
         """Trains, or goes on, or returns what a finished training has written."""
         with self.folder.held():
@@ -156,6 +168,7 @@ class Training:
         self.keras.utils.set_random_seed(options.seed)
         with self.strategy.scope(), _dtype_policy(self.keras, recipe.dtype_policy):
             dense = self.build()
+            self.check_batch_norm(dense)
             self.model, carrying = methods.prepare(
                 self.method,
                 dense,

@@ -193,6 +193,16 @@ def test_what_cannot_be_recalibrated_is_refused(keras):
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="no trainable batch normalization"):
         dpf_tf.recalibrate_batch_norm(plain, [np.ones((2, 3))])
+    pruned = dpf_tf.prune_low_magnitude_dpf(keras.layers.Dense(2), 0.5)
+    model = keras.Sequential([keras.Input((3,)), pruned])
+    model.compile("sgd", "mse")
+    begun = dpf_tf.PruningCallback(recalibrate_data=[np.ones((2, 3))])
+    begun.set_model(model)
+    with pytest.raises(ValueError, match="no trainable batch normalization"):
+        begun.on_train_begin()
+    for steps, error in ((2.5, TypeError), (0, ValueError)):
+        with pytest.raises(error, match=f"`steps` must be .*Received: {steps}"):
+            dpf_tf.recalibrate_batch_norm(net(keras), [], steps)
     with pytest.raises(ValueError, match="no batch"):
         dpf_tf.recalibrate_batch_norm(net(keras), [])
     with pytest.raises(TypeError, match="of type str"):

@@ -215,6 +215,37 @@ def test_gradient_accumulation_counts_optimizer_steps_not_batches():
     assert [record.kept[s] for s in range(64)] == [[count] * 2 for count in expected]
 
 
+def test_gradient_accumulation_updates_masks_once_a_step_and_ages_them_in_steps():
+    import keras
+
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=8)
+    schedule = dpf_tf.ConstantSparsity(0.5, end_step=11, frequency=4)
+    layers = [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(2)]
+    model = dpf_tf.prune(keras.Sequential(layers), schedule, "set")
+    model.compile(optimizer, "mse")
+    moved = []
+    recompute = dpf_tf.MaskUpdater.recompute
+
+    def noted(updater, step, since=None):
+        moved.append(step)
+        return recompute(updater, step, since)
+
+    with mock.patch.object(dpf_tf.MaskUpdater, "recompute", noted):
+        logs = fit(model, dpf_tf.PruningCallback(settle=0), epochs=3).history
+    assert moved == [0, 4, 8]
+    assert logs["mask_age"] == [8 - 4, 16 - 8, 24 - 8]
+
+
+def test_an_epoch_of_accumulated_steps_is_rounded_to_whole_ones():
+    import keras
+
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=3)
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency="epoch")
+    model = small_model(keras, schedule, optimizer=optimizer)
+    fit(model, dpf_tf.PruningCallback(settle=0), batch_size=32)  # 8 batches.
+    assert model.get_layer("hidden").settings.schedule.frequency == 3
+
+
 def test_masks_follow_the_iterations_of_float16_loss_scaling(keras):
     keras.mixed_precision.set_global_policy("mixed_float16")
     scaling = getattr(keras.mixed_precision, "LossScaleOptimizer", None)
@@ -367,6 +398,38 @@ def test_a_layer_frozen_between_two_updates_keeps_its_masks(keras, how):
     np.testing.assert_array_equal(before, after)
 
 
+def test_masks_frozen_below_the_target_are_warned_about_when_stripped(keras):
+    model = small_model(keras, RAMP)
+    dpf_tf.MaskUpdater(model).update(16)
+    dpf_tf.freeze_masks(model)
+    with pytest.warns(UserWarning, match=r"stripped at sparsity 0\.7\d+, below"):
+        dpf_tf.strip_pruning(model)
+
+
+def test_a_ramp_that_would_begin_in_its_midst_is_warned_about_with_the_numbers(keras):
+    layers = [keras.Input((8,)), keras.layers.Dense(32, name="hidden")]
+    dense = keras.Sequential([*layers, keras.layers.Dense(2)])
+    dense.compile(keras.optimizers.SGD(0.05), "mse")
+    fit(dense)
+    model = dpf_tf.prune_low_magnitude_dpf(dense, RAMP)
+    model.compile(dense.optimizer, "mse")
+    with pytest.warns(UserWarning, match=r"from 64 on.* 0\.9000 since step 56"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_an_update_that_was_missed_in_a_loop_of_one_s_own_is_warned_about(keras):
+    schedule = dpf_tf.OneShot(final_sparsity=0.5, step=0)
+    pruned = small_model(keras, schedule)
+    updater = dpf_tf.MaskUpdater(pruned)
+    with pytest.warns(UserWarning, match=r"from 1 on.* 0\.5000 since step 0"):
+        updater.update(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        updater.update(2)
+        dpf_tf.MaskUpdater(pruned).update(0)
+        dpf_tf.MaskUpdater(pruned).update(1)  # As after a restored checkpoint.
+
+
 def test_restored_weights_of_a_denser_epoch_are_warned_about(keras):
     schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=96)
     model = small_model(keras, schedule)
@@ -482,7 +545,8 @@ def test_a_ramp_that_starts_anew_is_warned_about_with_the_numbers(keras):
     model = small_model(keras, RAMP)
     fit(model, dpf_tf.PruningCallback())
     model.compile(keras.optimizers.SGD(0.01), "mse")  # Its iterations are 0.
-    with pytest.warns(UserWarning, match=r"step 0 .* from 0\.8984 to 0\.0000"):
+    told = r"step 0 .* from 0\.8984 to 0\.0000.*the first one: .*end_step=40"
+    with pytest.warns(UserWarning, match=told):
         fit(model, dpf_tf.PruningCallback())
 
 

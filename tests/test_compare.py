@@ -89,6 +89,8 @@ def test_a_table_has_the_arms_of_its_budget_and_the_seeds_that_are_wanted(tmp_pa
     whole = "--data=cifar10 --budget=short --arms=gmp --sparsities=0.9"
     with pytest.raises(app.UsageError, match=rf"no such result[\s\S]*{whole}"):
         found(arms=("gmp",), sparsities=(0.9,))
+    with pytest.raises(app.UsageError, match=f"--sparsities=0.9 --results={tmp_path}"):
+        found(arms=("gmp",), sparsities=(0.9,))
     with pytest.raises(app.UsageError, match="no 'brief' for cifar10. Known"):
         comparison.Choice("cifar10", "brief")
     copied = folder / "dpf_90_seed0_old.json"
@@ -240,8 +242,9 @@ def test_a_failed_training_is_named_with_its_last_words(tmp_path):
     note = run.parent / "dense_seed0.begun.json"
     note.write_text('{"method_defaults": {"allocation": "global"}}')
     assert "Move it away" in refused(*cell, folder=tmp_path)
-    note.write_text('{"method_defaults": {}}')
+    note.write_text('{"method_defaults": {}, "commit": "0123"}')
     printed = refused(*cell, folder=tmp_path)
+    assert "dense_seed0 was begun at 0123, and goes on at" in printed
     assert "The training of dense_seed0 failed" in printed
     assert str(run.parent / "dense_seed0.log") in printed
     assert "holds a training of other settings" in printed
@@ -310,6 +313,9 @@ def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     assert "1 of 2 cells are missing" in printed
     ticket = json.loads((paths[0].parent / "ticket_new_90_seed0.json").read_text())
     assert ticket["masks_from"] == "dpf_90_seed0"
+    summary = tmp_path / "runs" / "cifar10_short" / "dpf_90_seed0" / "summary.json"
+    source = json.loads(summary.read_text())["last"]["top1"]
+    assert ticket["masks_from_accuracy"] == source
     runs = tmp_path / "runs" / "cifar10_short"
     found, given = (
         np.load(runs / f"{name}_90_seed0" / "masks" / "final.npz")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -217,6 +218,33 @@ def test_a_scheme_clears_what_it_says(keras, restarts):
         assert old.all()
         np.testing.assert_array_equal(new[~odd], old[~odd])
         assert new[odd].any() == (name not in restarts)
+
+
+def test_words_of_a_scheme_that_nothing_understands_are_refused(keras):
+    class Misspelt(methods.GMP):
+        restarts = frozenset({"weight", "momenta"})
+
+    with pytest.raises(ValueError, match="may hold momenta, pruned_.*Received: weight"):
+        dpf_tf.prune(net(keras), 0.5, Misspelt())
+
+
+def test_an_optimizer_without_a_momentum_that_is_known_is_named_once(keras):
+    def trained(optimizer):
+        schedule = dpf_tf.ConstantSparsity(0.5, frequency=1)
+        model = dpf_tf.prune(net(keras), schedule, "gmp")
+        model.compile(optimizer, "mse")
+        updater = dpf_tf.MaskUpdater(model)
+        for step in range(3):
+            updater.update(step)
+            model.train_on_batch(X, Y)
+
+    with pytest.warns(UserWarning, match="GMP clears .* finds none in Adagrad") as told:
+        trained(keras.optimizers.Adagrad())
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for optimizer in (keras.optimizers.SGD(), keras.optimizers.Adam()):
+            trained(optimizer)
 
 
 def test_a_scheme_may_return_masks_of_the_round_beside_new_ones(keras):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import dpf_tf
 
@@ -114,6 +115,17 @@ def test_the_layer_of_the_outputs_is_found_behind_weightless_layers(keras):
     x = layers.Conv2D(10, 1, name="head")(x)
     x = layers.Activation("softmax")(layers.Reshape((10,))(layers.GlobalAvgPool2D()(x)))
     pruned = dpf_tf.prune_low_magnitude_dpf(keras.Model(inputs, x), HALF)
+    assert paths(pruned) == ["body/kernel"]
+
+
+def test_the_layers_of_the_outputs_are_found_behind_operations_and_joins(keras):
+    layers = keras.layers
+    inputs = keras.Input((8,))
+    body = layers.Dense(8, name="body")(inputs)
+    heads = [layers.Dense(4, name=name)(body) for name in ("box", "class")]
+    softmax = keras.ops.softmax if keras.__name__ == "keras" else tf.nn.softmax
+    outputs = layers.Concatenate()([heads[0], softmax(heads[1])])[:, :6]
+    pruned = dpf_tf.prune_low_magnitude_dpf(keras.Model(inputs, outputs), HALF)
     assert paths(pruned) == ["body/kernel"]
 
 

@@ -32,13 +32,13 @@ def given():
 
 def test_every_field_of_a_recipe_can_be_overridden_by_a_flag(given):
     changes = {
-        "model": "resnet8",
+        "model": "resnet20",
         "data": "fashion_mnist",
         "epochs": 7,
         "batch_size": 64,
         "learning_rate": 0.05,
         "linear_scaling": True,
-        "decay": "cosine",
+        "decay": "step",
         "milestones": (0.25, 0.5),
         "decay_factor": 0.5,
         "warmup_epochs": 2.0,
@@ -46,7 +46,7 @@ def test_every_field_of_a_recipe_can_be_overridden_by_a_flag(given):
         "nesterov": False,
         "weight_decay": 3e-4,
         "label_smoothing": 0.1,
-        "dtype_policy": "mixed_bfloat16",
+        "dtype_policy": "mixed_float16",
         "sparsity": 0.95,
         "ramp_end": 0.6,
         "mask_period": 8,
@@ -57,14 +57,14 @@ def test_every_field_of_a_recipe_can_be_overridden_by_a_flag(given):
         "finetune_epochs": 3,
         "finetune_learning_rate": 0.01,
     }
-    plain = recipes.get("cifar10_resnet20")
+    plain = recipes.get("cifar10_resnet8_short")
     assert changes.keys() == dataclasses.asdict(plain).keys() - {"source"}
     texts = {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in changes.items()
     }
     arguments = [f"--{name}={value}" for name, value in texts.items()]
-    given("--recipe=cifar10_resnet20", *arguments)
+    given("--recipe=cifar10_resnet8_short", *arguments)
     found = dataclasses.asdict(train.asked_recipe())
     assert found == changes | {"source": plain.source}
     assert all(changes[name] != getattr(plain, name) for name in changes)
@@ -93,6 +93,30 @@ def test_milestones_that_are_no_numbers_are_refused(given):
     given("--recipe=cifar10_resnet20", "--milestones=half")
     with pytest.raises(InputError, match=r"--milestones.*Received: half"):
         train.asked_recipe()
+
+
+@pytest.mark.parametrize(
+    ("flag", "needed"),
+    [
+        ("milestones=0.5", "decay='step'"),
+        ("decay_factor=0.5", "decay='step'"),
+        ("finetune_learning_rate=0.1", "finetune_epochs above 0"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(given, flag, needed):
+    given("--recipe=cifar10_resnet8_short", f"--{flag}")
+    with pytest.raises(InputError, match=f"no effect without {needed}. Received: "):
+        train.asked_recipe()
+
+
+@pytest.mark.parametrize("method", ["one_shot", "snip", "sfp"])
+def test_a_method_without_a_ramp_has_no_end_of_it(given, method):
+    given(
+        *("--recipe=cifar10_resnet20", "--model_dir=unused", "--ramp_end=0.3"),
+        f"--method={method}",
+    )
+    with pytest.raises(InputError, match=r"no --ramp_end. Received: 0.3"):
+        train.main()
 
 
 def test_missing_data_is_an_error_at_once_that_tells_how_to_prepare_it(given, tmp_path):

@@ -385,6 +385,12 @@ def test_options_for_which_a_method_is_not_defined_are_refused(run, options, mes
         run(options=options, mask_period=4)
 
 
+def test_recalibration_of_a_network_without_batch_norm_is_refused_at_once(run):
+    with pytest.raises(InputError, match="lenet_300_100 has no batch norm"):
+        run(model="lenet_300_100", recalibrate_steps=3)
+    run(model="lenet_300_100", epochs=1)  # What was refused has left nothing behind.
+
+
 def test_recalibration_changes_the_statistics_of_batch_norm_alone(run, keras, tmp_path):
     run(tmp_path / "as_it_is", epochs=1)
     run(tmp_path / "anew", epochs=1, recalibrate_steps=3)

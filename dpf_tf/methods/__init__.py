@@ -75,6 +75,12 @@ METHODS: dict[str, type[Method]] = {
     "sfp": SFP,
 }
 
+# What the attributes of a method may hold.
+WORDS = {
+    "needs": frozenset({"gradients", "momenta"}),
+    "restarts": frozenset({"weights", "pruned_weights", "momenta"}),
+}
+
 # What is asked of a method but is said elsewhere.
 ELSEWHERE = {
     "threshold": "A soft threshold is method='st3'.",
@@ -107,6 +113,12 @@ def get(method: Any, **options: Any) -> Method:
                 f"Options go with a method's name; {method!r} has its own. "
                 f"Received: {', '.join(options)}"
             )
+        for name, known in WORDS.items():
+            if unknown := sorted(getattr(method, name) - known):
+                raise ValueError(
+                    f"`{name}` of {type(method).__name__} may hold "
+                    f"{', '.join(sorted(known))}. Received: {', '.join(unknown)}"
+                )
         return method
     if not isinstance(method, str):
         its_class = ", not its class" if isinstance(method, type) else ""
@@ -121,12 +133,12 @@ def get(method: Any, **options: Any) -> Method:
             f"Unknown method {method!r}. Known: {', '.join(METHODS)}."
             + (f" Did you mean {close[0]!r}?" if close else "")
         )
-    known = [field.name for field in dataclasses.fields(METHODS[method])]
-    if unknown := [name for name in options if name not in known]:
+    fields = [field.name for field in dataclasses.fields(METHODS[method])]
+    if odd := [name for name in options if name not in fields]:
         raise TypeError(
-            f"Method {method!r} has no option {', '.join(map(repr, unknown))}. "
-            f"Its options: {', '.join(known) or 'none'}."
-            + "".join(f" {ELSEWHERE[name]}" for name in unknown if name in ELSEWHERE)
+            f"Method {method!r} has no option {', '.join(map(repr, odd))}. "
+            f"Its options: {', '.join(fields) or 'none'}."
+            + "".join(f" {ELSEWHERE[name]}" for name in odd if name in ELSEWHERE)
         )
     return METHODS[method](**options)
 

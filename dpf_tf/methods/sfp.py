@@ -16,11 +16,11 @@ from dpf_tf.schedules import ConstantSparsity
 class SFP(Method):
     """Soft filter pruning: once an epoch the smallest filters are set to zero.
 
-    The first epoch is dense; after it, and after every other one, each layer's filters
-    of smallest L2 norm are pruned, the same share in all layers and without a ramp.
-    They are *set* to zero and go on training: the gradient is not masked, so that a
-    filter can come back, but its value before is lost. That is the difference to DPF.
-    Momentum stays as it is.
+    The first epoch is dense; after it, and after each that follows, every layer's
+    filters of smallest L2 norm are pruned, the same share in all layers, without a
+    ramp. They are *set* to zero and go on training: the gradient is not masked, so
+    that a filter can come back, but its value before is lost. That is the difference to
+    DPF. Momentum stays as it is.
 
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that

@@ -31,7 +31,8 @@ class ST3(DPF):
 
     Schedule and period are those of DPF. The authors make the masks at every step
     (`PolynomialDecay(..., frequency=1)`), along a ramp up to half of the training, and
-    clip the gradients.
+    clip the gradients; a kept weight that falls below the threshold before the next
+    masks turns its sign there, and is zero here.
 
     Args:
         rescale: `"filter"` is the authors': `1.01 / (r + 0.01)` for each output filter,
