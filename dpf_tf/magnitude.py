@@ -83,10 +83,11 @@ def magnitude_prune(
     means = [norm.moving_mean for norm in batch_norm_layers(pruned)]
     values = [tf.identity(mean) for mean in means]
     updater = MaskUpdater(pruned)
-    updater.update(0)
-    updater.silence()
-    stripped = strip_pruning(pruned)
-    updater.release()
-    for mean, value in zip(means, values, strict=True):
-        mean.assign(value)
-    return stripped
+    try:
+        updater.update(0)
+        updater.silence()
+        return strip_pruning(pruned)
+    finally:
+        updater.release()
+        for mean, value in zip(means, values, strict=True):
+            mean.assign(value)

@@ -20,6 +20,7 @@ from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
 from dpf_tf.methods import Method, Round
 from dpf_tf.momentum import is_built, momenta, optimizer_of
+from dpf_tf.schedules.steps import step as checked
 from dpf_tf.settings import Settings
 from dpf_tf.silence import silence, unsilence
 
@@ -57,7 +58,8 @@ class MaskUpdater:
             that the model is compiled with.
 
     Raises:
-        TypeError: if `model` is no Keras model or layer, or `data` no batches.
+        TypeError: if `model` is no Keras model or layer, `data` no batches, or a number
+            of steps no whole one.
         ValueError: if nothing of it is pruned, or a method lacks what it looks at.
 
     Example:
@@ -104,6 +106,12 @@ class MaskUpdater:
         self._sparsity = 0.0
         for layer in self.layers:
             layer.watch(self)
+        for name, number in (
+            ("total_steps", total_steps),
+            ("epoch_steps", epoch_steps),
+        ):
+            if number is not None:
+                checked(name, number, least=1)
         if total_steps is not None or epoch_steps is not None:
             self.resolve(total_steps, epoch_steps)
         for settings in self.settings:
@@ -138,17 +146,21 @@ class MaskUpdater:
         """Recomputes the masks if they are due at `step`.
 
         Args:
-            step: optimizer steps made so far: 0 before the first one.
+            step: optimizer steps made so far: 0 before the first one. A number, or a
+                variable such as `optimizer.iterations`.
 
         Returns:
             `(sparsity, flips)`: which share of all weights that can be pruned the masks
             now prune, and how many mask entries changed in this call.
 
         Raises:
-            ValueError: if a kernel holds NaN, or a pattern of the allocation matches no
-                kernel.
+            TypeError: if `step` is no whole number.
+            ValueError: if it is negative, a kernel holds NaN, or a pattern of the
+                allocation matches no kernel.
             RuntimeError: if called inside `tf.function` or a replica.
         """
+        number = tf.convert_to_tensor(step) if hasattr(step, "numpy") else step
+        step = checked("step", number)
         if not self.due(step):
             self.begin(step)
             return MaskUpdate(self._sparsity, 0)

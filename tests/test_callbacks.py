@@ -522,6 +522,23 @@ def test_wrong_types_and_misspelt_keywords_are_refused():
         dpf_tf.PruningCallback(recalibrate_steps=0)
 
 
+def test_steps_are_whole_numbers_or_the_iterations_of_an_optimizer(keras):
+    model = small_model(keras, RAMP)
+    updater = dpf_tf.MaskUpdater(model)
+    model.optimizer.iterations.assign(40)
+    assert updater.update(model.optimizer.iterations).sparsity == 1 - 26 / 256
+    for step in ("1", 2.5):
+        with pytest.raises(TypeError, match="`step` must be a whole number"):
+            updater.update(step)
+    with pytest.raises(
+        ValueError, match="`step` must be at least 0. Received: step=-3"
+    ):
+        updater.update(-3)
+    for total, error in (("100", TypeError), (10.5, TypeError), (0, ValueError)):
+        with pytest.raises(error, match="`total_steps` must be"):
+            dpf_tf.MaskUpdater(model, total_steps=total)
+
+
 def test_kernels_left_with_under_one_percent_of_their_weights_are_named_once(keras):
     model = keras.Sequential(
         [

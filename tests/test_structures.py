@@ -811,6 +811,23 @@ def test_magnitude_pruning_leaves_the_given_model_as_it_was(keras):
     assert_bits_equal(values(model.variables), before)
     assert np.sum(sparse.get_layer(norm.name).moving_mean.numpy() == 0) == 4
 
+    class WithoutConfig(layers.Layer):
+        def __init__(self, needed):
+            super().__init__()
+            self.needed = needed
+
+        def build(self, shape):
+            self.bias = self.add_weight(shape=(2,))
+            self.built = True
+
+        def call(self, inputs):
+            return inputs + self.bias
+
+    unclonable = keras.Model(images, WithoutConfig(object())(layers.Dense(2)(x)))
+    with pytest.raises(Exception, match="WithoutConfig"):
+        dpf_tf.magnitude_prune(unclonable, 0.5, dpf_tf.Filters())
+    assert_bits_equal(values(model.variables), before)
+
 
 def test_the_first_epoch_of_sfp_is_dense_in_layers_built_by_it_too(keras):
     class Net(keras.Model):
