@@ -165,6 +165,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         """Adds `sparsity`, `mask_flips` and `mask_age` to the logs."""
         if self._bound is not None:
             self._bound = self._iterations()  # Its upper bound would age the masks.
+            self._warn_if_nothing_counts(epoch)
         self._log(logs)
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -295,6 +296,17 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     f"give a shorter `frequency` to the schedule {schedule}.",
                     stacklevel=2,
                 )
+
+    def _warn_if_nothing_counts(self, epoch: int) -> None:
+        stands = self._bound == self._start and self._batch + 1 >= self._accumulation()
+        if stands and epoch == self._first_epoch:
+            warnings.warn(
+                "`model.optimizer` has made no step in this epoch, and the masks "
+                "follow its count. If your `train_step` has optimizers of its own, "
+                "compile the model with the one that trains its pruned layers, or "
+                "train in a loop of your own with `dpf_tf.MaskUpdater`.",
+                stacklevel=2,
+            )
 
     def _warn_if_missed(self) -> None:
         missed = missed_target(self.model, pruned_layers(self.model))

@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import dpf_tf
 from dpf_tf import keras_api
@@ -369,6 +370,30 @@ def test_a_model_without_pruned_layers_is_refused(keras):
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="prune_low_magnitude_dpf"):
         fit(model, dpf_tf.PruningCallback())
+
+
+def test_an_optimizer_that_makes_no_step_is_warned_about_after_an_epoch(keras):
+    class Adversary(keras.Sequential):
+        def compile(self, its_own, **options):
+            super().compile(**options)
+            self.its_own = its_own
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((self(x, training=True) - y) ** 2)
+            variables = self.trainable_variables
+            gradients = tape.gradient(loss, variables)
+            self.its_own.apply_gradients(zip(gradients, variables, strict=True))
+            return {"loss": loss}
+
+    layers = [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(2)]
+    layers = dpf_tf.prune_low_magnitude_dpf(keras.Sequential(layers), RAMP).layers
+    model = Adversary([keras.Input((8,)), *layers])
+    model.compile(keras.optimizers.SGD(0.05), optimizer="sgd", loss="mse")
+    with pytest.warns(UserWarning, match="optimizer` has made no step") as told:
+        fit(model, dpf_tf.PruningCallback(), epochs=2)
+    assert len([each for each in told if "no step" in str(each.message)]) == 1
 
 
 def test_early_stopping_before_the_target_is_warned_about(keras):
