@@ -190,7 +190,6 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         Not earlier: `BackupAndRestore` may restore after our `on_train_begin`.
         """
         step = self._iterations()
-        self._updater.measure()
         self._bound = self._next = self._start = step
         total = self._total_steps(step)
         if total is not None:

@@ -121,9 +121,8 @@ def missed_target(
 ) -> tuple[float, float] | None:
     """Returns `(sparsity, target)` of the first group below its final sparsity.
 
-    Masks that are final take part if `frozen` says so.
-
-    Both are shares of what is pruned as one: of filters, for instance.
+    Both are shares of what is pruned as one: of filters, for instance. Masks that are
+    final take part if `frozen` says so.
     """
     for group in collect(model, layers, frozen):
         target = group.settings.schedule.final_sparsity

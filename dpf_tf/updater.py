@@ -171,11 +171,11 @@ class MaskUpdater:
 
         Warns of those that were due before, and are not there.
         """
-        if self._looked_back or not all(layer.built for layer in self.layers):
+        if self._looked_back:
             return
-        self._looked_back = True
         self.measure()  # A checkpoint may have been restored since.
-        if not step or self._sparsity:
+        self._looked_back = all(layer.built for layer in self.layers)
+        if not self._looked_back or not step or self._sparsity:
             return
         for settings in self.settings:
             before = settings.schedule.last_update(step - 1)

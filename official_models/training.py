@@ -125,10 +125,8 @@ class Training:
 
     def check_batch_norm(self, model: Any) -> None:
         """Refuses to estimate statistics anew where there are none."""
-        base, steps = (
-            self.keras.layers.BatchNormalization,
-            self.recipe.recalibrate_steps,
-        )
+        base = self.keras.layers.BatchNormalization
+        steps = self.recipe.recalibrate_steps
         if steps and not any(isinstance(layer, base) for layer in model.layers):
             raise InputError(
                 f"{self.recipe.model} has no batch norm whose statistics "

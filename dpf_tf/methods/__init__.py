@@ -113,12 +113,7 @@ def get(method: Any, **options: Any) -> Method:
                 f"Options go with a method's name; {method!r} has its own. "
                 f"Received: {', '.join(options)}"
             )
-        for name, known in WORDS.items():
-            if unknown := sorted(getattr(method, name) - known):
-                raise ValueError(
-                    f"`{name}` of {type(method).__name__} may hold "
-                    f"{', '.join(sorted(known))}. Received: {', '.join(unknown)}"
-                )
+        _check_words(method)
         return method
     if not isinstance(method, str):
         its_class = ", not its class" if isinstance(method, type) else ""
@@ -133,14 +128,23 @@ def get(method: Any, **options: Any) -> Method:
             f"Unknown method {method!r}. Known: {', '.join(METHODS)}."
             + (f" Did you mean {close[0]!r}?" if close else "")
         )
-    fields = [field.name for field in dataclasses.fields(METHODS[method])]
-    if odd := [name for name in options if name not in fields]:
+    known = [field.name for field in dataclasses.fields(METHODS[method])]
+    if unknown := [name for name in options if name not in known]:
         raise TypeError(
-            f"Method {method!r} has no option {', '.join(map(repr, odd))}. "
-            f"Its options: {', '.join(fields) or 'none'}."
-            + "".join(f" {ELSEWHERE[name]}" for name in odd if name in ELSEWHERE)
+            f"Method {method!r} has no option {', '.join(map(repr, unknown))}. "
+            f"Its options: {', '.join(known) or 'none'}."
+            + "".join(f" {ELSEWHERE[name]}" for name in unknown if name in ELSEWHERE)
         )
     return METHODS[method](**options)
+
+
+def _check_words(method: Method) -> None:
+    for name, known in WORDS.items():
+        if unknown := sorted(getattr(method, name) - known):
+            raise ValueError(
+                f"`{name}` of {type(method).__name__} may hold "
+                f"{', '.join(sorted(known))}. Received: {', '.join(unknown)}"
+            )
 
 
 def serialize(method: Method, keras: Any) -> dict[str, Any]:
