@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import numbers
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+
+from dpf_tf import arguments
 
 Allocation = str | dict[str, float]
 
@@ -85,7 +86,10 @@ def validate(allocation: Any) -> Allocation:
             "The allocation is an empty dict. Give it a pattern, such as "
             '{"conv": 0.8}, or use "uniform".'
         )
-    return {_pattern(key): _share(value, key) for key, value in allocation.items()}
+    return {
+        _pattern(key): arguments.sparsity(f"The sparsity for the pattern {key!r}", each)
+        for key, each in allocation.items()
+    }
 
 
 def check_patterns(allocation: Allocation, paths: Sequence[str]) -> None:
@@ -132,7 +136,7 @@ def keep_count(size: int, sparsity: float, kernels: int = 1) -> int:
         (50, 3)
     """
     # In Python's floats: float32 would miscount a pool of 25 million weights.
-    return max(kernels, size - round(_share(sparsity) * size))
+    return max(kernels, size - round(_valid(sparsity) * size))
 
 
 def pools(
@@ -179,7 +183,7 @@ def pools(
     """
     if len(paths) != len(shapes):
         raise ValueError(f"{len(paths)} paths do not go with {len(shapes)} shapes.")
-    _share(sparsity)
+    _valid(sparsity)
     sizes = [math.prod(shape) for shape in shapes]
     if not sizes:
         return []
@@ -225,19 +229,8 @@ def scales(allocation: Allocation, kernels: Sequence[np.ndarray]) -> list[float]
     return factors
 
 
-def _share(value: Any, pattern: str | None = None) -> float:
-    where = "" if pattern is None else f" for the pattern {pattern!r}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"The sparsity{where} must be a number in [0, 1), the share of zeros. "
-            f"Received: {value!r} (of type {type(value).__name__})"
-        )
-    if not 0 <= float(value) < 1:  # NaN fails here too.
-        raise ValueError(
-            f"The sparsity{where} must lie in [0, 1): it is the share of weights that "
-            f"become zero, for instance 0.9. Received: {value!r}"
-        )
-    return float(value)
+def _valid(sparsity: Any) -> float:
+    return arguments.sparsity("The sparsity", sparsity)
 
 
 def _pattern(key: Any) -> str:
@@ -267,7 +260,7 @@ def _ramped(
             "schedule with a `final_sparsity`. This one has none."
         )
     # Past the final sparsity a pattern does not go: it could reach 1.
-    progress = min(1.0, sparsity / final_sparsity) if _share(final_sparsity) else 1.0
+    progress = min(1.0, sparsity / final_sparsity) if _valid(final_sparsity) else 1.0
     first = [next((key for key in patterns if re.search(key, p)), None) for p in paths]
     return [sparsity if key is None else patterns[key] * progress for key in first]
 

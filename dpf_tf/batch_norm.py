@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api, prunable
+from dpf_tf.arguments import whole
 from dpf_tf.graph import wrappers
 from dpf_tf.layer_call import untraced
 
@@ -75,7 +76,7 @@ def recalibrate_batch_norm(
     api = keras_api.require(model, "a model of Keras 3 or tf_keras")
     check_batches("dataset", dataset)
     if steps is not None:
-        check_count("steps", steps)
+        whole("`steps`", steps, least=1, of="batches")
     norms = trained_batch_norm(model)
     if not all(norm.built for norm in norms):
         raise ValueError(
@@ -121,16 +122,6 @@ def check_batches(name: str, data: Any) -> None:
             "`tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`. "
             f"Received an object of type {type(data).__name__}"
         )
-
-
-def check_count(name: str, steps: Any) -> None:
-    """Refuses what is no number of batches."""
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        raise TypeError(
-            f"`{name}` must be a whole number of batches. Received: {steps!r}"
-        )
-    if steps < 1:
-        raise ValueError(f"`{name}` must be at least 1. Received: {steps}")
 
 
 def _run(model: Any, x: Any) -> None:

@@ -12,10 +12,10 @@ import tensorflow as tf
 import tf_keras
 
 from dpf_tf import keras_api
+from dpf_tf.arguments import number, whole
 from dpf_tf.batch_norm import (
     batch_norm_layers,
     check_batches,
-    check_count,
     recalibrate_batch_norm,
     trained_batch_norm,
 )
@@ -79,13 +79,9 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         data: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(settle, bool) or not isinstance(settle, int | float):
-            raise TypeError(f"`settle` must be a number. Received: {settle!r}")
-        if not 0.0 <= settle < 1.0:
-            raise ValueError(
-                "`settle` is the share of training, at its end, in which masks stand "
-                f"still: a number in [0, 1). Received: {settle!r}"
-            )
+        share = "`settle`, the share of training in which masks rest in the end,"
+        if number(share, settle) >= 1.0:
+            raise ValueError(f"{share} must lie below 1. Received: {settle!r}")
         # tf_keras would give us a copy of the logs, which its progress bar never sees.
         self._supports_tf_logs = True
         if recalibrate_data is not None:
@@ -96,7 +92,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     "iterator ends. Give a dataset or a list of batches. Received an "
                     f"object of type {type(recalibrate_data).__name__}"
                 )
-        check_count("recalibrate_steps", recalibrate_steps)
+        whole("`recalibrate_steps`", recalibrate_steps, least=1, of="batches")
         check_data(data)
         self._settle = settle
         self._recalibrate_data = recalibrate_data

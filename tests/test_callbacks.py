@@ -555,9 +555,7 @@ def test_steps_are_whole_numbers_or_the_iterations_of_an_optimizer(keras):
     for step in ("1", 2.5):
         with pytest.raises(TypeError, match="`step` must be a whole number"):
             updater.update(step)
-    with pytest.raises(
-        ValueError, match="`step` must be at least 0. Received: step=-3"
-    ):
+    with pytest.raises(ValueError, match="`step` must be at least 0. Received: -3"):
         updater.update(-3)
     for total, error in (("100", TypeError), (10.5, TypeError), (0, ValueError)):
         with pytest.raises(error, match="`total_steps` must be"):

@@ -45,7 +45,7 @@ def fit(model, callback=None, epochs=2):
         ("dpf", {"threshold": "soft"}, TypeError, "A soft threshold is method='st3'"),
         ("gmp", {"frequency": 4}, TypeError, r"schedule: `PolynomialDecay\(.*frequ"),
         ("snip", {"data": []}, TypeError, r"`PruningCallback\(data=\.\.\.\)`"),
-        ("set", {"seed": -1}, ValueError, "finite, and at least 0. Received: -1"),
+        ("set", {"seed": -1}, ValueError, "must be at least 0. Received: -1"),
         ("gmp", {"share": 0.2}, TypeError, "'gmp' has no option 'share'.*none"),
         ("rigl", {"threshold": 0.1}, TypeError, "Its options: share, seed"),
         ("rigl", {"share": 1.5}, ValueError, r"\[0, 1\].*1.5"),

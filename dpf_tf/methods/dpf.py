@@ -6,7 +6,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from dpf_tf.methods.method import Method, State, require_bool, require_number
+from dpf_tf.arguments import convert, flag, number
+from dpf_tf.methods.method import Method, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ class DPF(Method):
     pruned_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        require_bool(self, "bounded")
-        require_number(self, "pruned_gradient")
-        require_number(self, "pruned_decay")
+        convert(self, "bounded", flag)
+        convert(self, "pruned_gradient", number)
+        convert(self, "pruned_decay", number)
 
     def backward(
         self, upstream: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor, state: State

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from dpf_tf.arguments import convert, number, whole
 from dpf_tf.feedback import masked
 from dpf_tf.methods.method import (
     Method,
     State,
-    require_number,
     require_own_scores,
 )
 from dpf_tf.methods.round import Arrays, Round, select
@@ -73,8 +73,8 @@ class DropAndGrow(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_number(self, "share", most=1.0)
-        require_number(self, "seed", whole=True)
+        convert(self, "share", number, most=1.0)
+        convert(self, "seed", whole)
 
     def schedule(self, target: float) -> Any:
         """Returns one sparsity, and updates in the scheme's period."""

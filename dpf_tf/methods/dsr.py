@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dpf_tf.arguments import convert, number
 from dpf_tf.methods.drop_and_grow import DropAndGrow, apportion, cosine
-from dpf_tf.methods.method import require_number
 from dpf_tf.methods.round import Arrays, Round
 
 TOLERANCE = 0.1  # Of the number of dropped weights; the authors' delta.
@@ -59,7 +59,7 @@ class DSR(DropAndGrow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "threshold", least=MIN)
+        convert(self, "threshold", number, least=MIN)
 
     def state(
         self, shape: tuple[int, ...], filters: tuple[int, ...]

@@ -12,8 +12,6 @@ with feedback, but for the bound on the gradient of dead filters.
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from typing import Any, ClassVar
 
 import numpy as np
@@ -137,15 +135,6 @@ class Method:
         return cls(**config)
 
 
-def require_bool(method: Method, name: str) -> None:
-    """Raises TypeError if an option of a scheme is no bool."""
-    value = getattr(method, name)
-    if not isinstance(value, bool):
-        raise TypeError(
-            f"`{name}` of {type(method).__name__} must be a bool. Received: {value!r}"
-        )
-
-
 def require_one_mask(method: Method, schedule: Any, instead: str) -> None:
     """Raises ValueError if a schedule would make more and more sparse masks.
 
@@ -170,35 +159,3 @@ def require_own_scores(method: Method, allocation: Any) -> None:
             "and allocation='global_normalized' divides by the norm of the weights. "
             "Use 'global', 'uniform', 'erk' or patterns."
         )
-
-
-def require_number(
-    method: Method,
-    name: str,
-    *,
-    least: float = 0.0,
-    most: float = math.inf,
-    whole: bool = False,
-) -> None:
-    """Makes an option of a scheme a Python number, finite and from `least` to `most`.
-
-    Raises:
-        TypeError: if it is no number, or not a whole one.
-        ValueError: if it lies outside.
-    """
-    value: Any = getattr(method, name)
-    scheme = type(method).__name__
-    kind: Any = numbers.Integral if whole else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(
-            f"`{name}` of {scheme} must be a {'whole ' if whole else ''}number. "
-            f"Received: {value!r}"
-        )
-    if not (least <= value <= most and math.isfinite(value)):
-        above = most == math.inf
-        where = f"at least {least:g}" if above else f"in [{least:g}, {most:g}]"
-        raise ValueError(
-            f"`{name}` of {scheme} must be finite, and {where}. Received: {value!r}"
-        )
-    # NumPy's numbers cannot be saved in a config. Frozen: this may write.
-    object.__setattr__(method, name, int(value) if whole else float(value))

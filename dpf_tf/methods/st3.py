@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from dpf_tf.arguments import convert, flag
 from dpf_tf.methods.dpf import DPF
-from dpf_tf.methods.method import State, require_bool
+from dpf_tf.methods.method import State
 from dpf_tf.methods.round import Round
 
 RESCALES = ("filter", "kernel", "none")
@@ -72,7 +73,7 @@ class ST3(DPF):
                 f"`rescale` of ST3 must be one of {', '.join(map(repr, RESCALES))}. "
                 f"Received: {self.rescale!r}"
             )
-        require_bool(self, "sigma")
+        convert(self, "sigma", flag)
 
     def check(self, schedule: Any, allocation: Any) -> None:
         """Refuses magnitudes that are not those of the threshold."""

@@ -7,10 +7,10 @@ would miscount by a weight on a model of 25 million.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
-from dpf_tf.schedules import steps
 from dpf_tf.schedules.constant_sparsity import ConstantSparsity
 from dpf_tf.schedules.foreign import Foreign, from_tfmot
 from dpf_tf.schedules.one_shot import OneShot
@@ -47,7 +47,7 @@ def as_schedule(value: Any, of_target: Callable[[float], Any] | None = None) -> 
     """
     if isinstance(value, (*_OURS, Foreign)):
         return value
-    if isinstance(value, steps.REAL) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         if of_target is not None:
             return of_target(float(value))
         return PolynomialDecay(final_sparsity=float(value))

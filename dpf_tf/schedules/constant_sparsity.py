@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dpf_tf.arguments import convert, sparsity, whole
 from dpf_tf.schedules import steps
 
 
@@ -36,18 +37,12 @@ class ConstantSparsity:
     frequency: int | str = 16
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(
-            self,
-            "target_sparsity",
-            steps.sparsity("target_sparsity", self.target_sparsity),
-        )
-        put(self, "begin_step", steps.step("begin_step", self.begin_step))
-        put(self, "frequency", steps.period(self.frequency))
+        convert(self, "target_sparsity", sparsity)
+        convert(self, "begin_step", whole, of="optimizer steps")
+        convert(self, "frequency", steps.period)
         if self.end_step != -1:
-            put(
-                self, "end_step", steps.step("end_step", self.end_step, self.begin_step)
-            )
+            least = self.begin_step
+            convert(self, "end_step", whole, least=least, of="optimizer steps")
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether masks are recomputed at `step`, and the sparsity there."""

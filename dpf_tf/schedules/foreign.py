@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpf_tf.schedules import steps
+from dpf_tf.arguments import sparsity
 from dpf_tf.schedules.constant_sparsity import ConstantSparsity
 from dpf_tf.schedules.polynomial_decay import PolynomialDecay
 
@@ -34,20 +34,20 @@ class Foreign:
         """Returns what the schedule says, checked."""
         answer = self.schedule(step)
         try:
-            due, sparsity = answer
+            due, share = answer
         except (TypeError, ValueError):
             raise TypeError(
                 "A pruning schedule must return `(should_prune, sparsity)`. "
                 f"{self.schedule!r} returned {answer!r} for step {step}"
             ) from None
-        return bool(due), steps.sparsity("sparsity", float(sparsity))
+        return bool(due), sparsity("The sparsity of the schedule", float(share))
 
     @property
     def final_sparsity(self) -> float | None:
         """The sparsity at the end of training, if the schedule names one."""
         for name in ("final_sparsity", "target_sparsity"):
             if hasattr(self.schedule, name):
-                return steps.sparsity(name, float(getattr(self.schedule, name)))
+                return sparsity(f"`{name}`", float(getattr(self.schedule, name)))
         return None
 
     @property

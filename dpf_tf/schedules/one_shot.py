@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpf_tf.schedules import steps
+from dpf_tf.arguments import convert, sparsity, whole
 
 DENSE_SHARE = 0.5
 
@@ -40,11 +40,9 @@ class OneShot:
     step: int | None = None
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # Frozen: the only place that may write.
-        sparsity = steps.sparsity("final_sparsity", self.final_sparsity)
-        put(self, "final_sparsity", sparsity)
+        convert(self, "final_sparsity", sparsity)
         if self.step is not None:
-            put(self, "step", steps.step("step", self.step))
+            convert(self, "step", whole, of="optimizer steps")
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether the mask is made at `step`, and the sparsity there."""

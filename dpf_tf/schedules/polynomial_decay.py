@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
+from dpf_tf.arguments import convert, number, sparsity, whole
 from dpf_tf.schedules import steps
 
 # Lin et al. reach the final sparsity at the second learning-rate decay, epoch 225 of
@@ -59,15 +59,12 @@ class PolynomialDecay:
     freeze_step: int | None = None
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # Frozen: the only place that may write.
-        for name in ("final_sparsity", "initial_sparsity"):
-            put(self, name, steps.sparsity(name, getattr(self, name)))
-        put(self, "begin_step", steps.step("begin_step", self.begin_step))
-        put(self, "frequency", steps.period(self.frequency))
-        if isinstance(self.power, bool) or not isinstance(self.power, steps.REAL):
-            raise TypeError(f"`power` must be a number. Received: {self.power!r}")
-        if not (self.power > 0 and math.isfinite(self.power)):
-            raise ValueError(f"`power` must be positive. Received: {self.power!r}")
+        convert(self, "final_sparsity", sparsity)
+        convert(self, "initial_sparsity", sparsity)
+        convert(self, "begin_step", whole, of="optimizer steps")
+        convert(self, "frequency", steps.period)
+        if number("`power` of PolynomialDecay", self.power) == 0.0:
+            raise ValueError("`power` of PolynomialDecay must be positive. Received: 0")
         if self.end_step is not None:
             if self.end_step == -1:
                 raise ValueError(
@@ -76,12 +73,11 @@ class PolynomialDecay:
                     "of the training that `fit` announces, and `freeze_step` out for "
                     "masks that never freeze."
                 )
-            put(
-                self, "end_step", steps.step("end_step", self.end_step, self.begin_step)
-            )
+            least = self.begin_step
+            convert(self, "end_step", whole, least=least, of="optimizer steps")
         if self.freeze_step is not None:
             least = self.begin_step if self.end_step is None else self.end_step
-            put(self, "freeze_step", steps.step("freeze_step", self.freeze_step, least))
+            convert(self, "freeze_step", whole, least=least, of="optimizer steps")
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether masks are recomputed at `step`, and the sparsity there."""

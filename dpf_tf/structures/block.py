@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dpf_tf import prunable
+from dpf_tf.arguments import convert, whole
 from dpf_tf.keras_api import Kernel
 from dpf_tf.structures.structure import Structure
 from dpf_tf.structures.units import Arrays, Units
@@ -67,8 +67,8 @@ class Block(Structure):
     inputs: int
 
     def __post_init__(self) -> None:
-        for side in ("outputs", "inputs"):
-            object.__setattr__(self, side, whole(self, side))
+        convert(self, "outputs", whole, least=1)
+        convert(self, "inputs", whole, least=1)
         if self.outputs * self.inputs == 1:
             raise ValueError(
                 "A block of 1x1 is a single weight: use structure='unstructured'."
@@ -154,28 +154,3 @@ def no_inputs(kernel: Kernel) -> str | None:
     if not prunable.filter_axes(kernel):
         return f"{kernel.kind} without output channels"
     return None
-
-
-def whole(structure: Structure, name: str, least: int = 1) -> int:
-    """Returns an argument of a structure as a Python number.
-
-    Raises:
-        TypeError: if it is no whole number.
-        ValueError: if it is too small.
-    """
-    value = getattr(structure, name)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(
-            f"`{name}` of {type(structure).__name__} must be a whole number. "
-            f"Received: {value!r}"
-        )
-    if number < least:
-        raise ValueError(
-            f"`{name}` of {type(structure).__name__} must be at least {least}. "
-            f"Received: {number}"
-        )
-    return number

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from dpf_tf import prunable
+from dpf_tf.arguments import convert, flag
 from dpf_tf.keras_api import Kernel
 from dpf_tf.structures.filter_units import FilterUnits
 from dpf_tf.structures.structure import Structure
@@ -93,12 +94,8 @@ class Filters(Structure):
     norm: str = "l2"
 
     def __post_init__(self) -> None:
-        for name in ("keep_residual", "silent"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(
-                    f"`{name}` of Filters must be a bool. "
-                    f"Received: {getattr(self, name)!r}"
-                )
+        convert(self, "keep_residual", flag)
+        convert(self, "silent", flag)
         if self.norm not in NORMS:
             raise ValueError(
                 f"`norm` of Filters must be one of {', '.join(map(repr, NORMS))}. "

@@ -11,8 +11,9 @@ import numpy as np
 
 from dpf_tf import prunable
 from dpf_tf.allocation import Pool
+from dpf_tf.arguments import convert, whole
 from dpf_tf.keras_api import Kernel
-from dpf_tf.structures.block import no_inputs, whole
+from dpf_tf.structures.block import no_inputs
 from dpf_tf.structures.structure import Structure
 from dpf_tf.structures.units import Arrays, Units
 
@@ -66,8 +67,8 @@ class NofM(Structure):
     m: int
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("m", 2)):
-            object.__setattr__(self, name, whole(self, name, least))
+        convert(self, "n", whole, least=1)
+        convert(self, "m", whole, least=2)
         if self.n >= self.m:
             raise ValueError(f"`n` must be smaller than `m`. Received: {self}")
 
