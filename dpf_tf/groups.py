@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from dpf_tf import allocation as allocation_lib
 from dpf_tf import keras_api
+from dpf_tf.normalized import normalized
 from dpf_tf.settings import Settings
 from dpf_tf.structures import Filters, Units
 from dpf_tf.ties import ties_of
@@ -25,6 +28,7 @@ class Group(NamedTuple):
     masks: list[Any]
     states: list[dict[str, Any]]  # What the method keeps beside them.
     layers: list[Any]  # The wrappers.
+    normalized: Callable[[], list[bool]]  # Of each kernel, as in `Round`.
 
     def pools(self, sparsity: float) -> list[allocation_lib.Pool]:
         """Returns what is ranked together at a sparsity, and how much of it stays."""
@@ -105,6 +109,12 @@ def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Gr
     units = settings.structure.units(
         paths, kernels, lambda keep_residual: ties_of(model, keep_residual)
     )
+
+    @functools.cache
+    def free() -> list[bool]:
+        found = normalized(model)
+        return [id(layer.layer) in found for _, layer in members for _ in layer.places]
+
     return Group(
         settings,
         units,
@@ -113,6 +123,7 @@ def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Gr
         [mask for _, layer in members for mask in layer.masks.values()],
         [state for _, layer in members for state in layer.states.values()],
         [layer for _, layer in members],
+        free,
     )
 
 

@@ -117,6 +117,12 @@ def fixed(node: Node) -> str:
     return "more than a kernel and a bias" if _quantized(layer) else ""
 
 
+def is_linear(layer: Any) -> bool:
+    """Tells a layer that has an activation of its own, and makes no use of it."""
+    activation = layer.activation
+    return activation is None or getattr(activation, "__name__", "") == "linear"
+
+
 def mixes(activation: Any) -> bool:
     """Tells a layer's activation that may not work on each element alone."""
     if activation is None:

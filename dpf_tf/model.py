@@ -24,7 +24,7 @@ from dpf_tf.settings import Settings
 from dpf_tf.structures import Filters
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
-THRESHOLDS = {"hard": methods.DPF, "soft": methods.ST3}
+THRESHOLDS = {"hard": methods.DPF(), "soft": methods.ST3(rescale="auto")}
 
 
 def prune_low_magnitude_dpf(
@@ -73,10 +73,10 @@ def prune_low_magnitude_dpf(
         exclude: what stays dense, in the same forms.
         threshold: `"hard"` is the paper. With `"soft"` the layers compute with
             `scale * sign(w) * max(|w| - threshold, 0)`, so that a weight that comes
-            back enters at zero: ST-3, for single weights only. In short trainings it
-            reaches more than `"hard"` and than gradual pruning (docs/comparison.md).
-            Its options, such as another scale, go with `dpf_tf.prune(..., "st3")`;
-            see `dpf_tf.methods.ST3`.
+            back enters at zero: ST-3, for single weights only, with its scale where no
+            batch norm follows (`dpf_tf.methods.ST3(rescale="auto")`). In short
+            trainings it reaches more than `"hard"` and than gradual pruning
+            (docs/comparison.md). Other forms go with `dpf_tf.prune(..., "st3")`.
 
     Returns:
         What was given, with its layers wrapped: a new, uncompiled model of the same
@@ -110,11 +110,10 @@ def prune_low_magnitude_dpf(
             f"`threshold` must be one of {', '.join(map(repr, THRESHOLDS))}. "
             f"Received: {threshold!r}"
         )
-    method = THRESHOLDS[threshold]()
     return prune(
         model,
         pruning_schedule,
-        method,
+        THRESHOLDS[threshold],
         allocation=allocation,
         structure=structure,
         layers=layers,

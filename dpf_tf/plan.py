@@ -25,7 +25,7 @@ from dpf_tf.constants import (
     sees_padding,
     zero_filters,
 )
-from dpf_tf.kinds import DEPTHWISE, FILTERS, is_sliced
+from dpf_tf.kinds import DEPTHWISE, FILTERS, is_linear, is_sliced
 from dpf_tf.trace import Node, operation
 
 
@@ -279,10 +279,8 @@ class Plan:
         norm = consumers[0].layer
         if operation(norm) != "BatchNormalization" or id(norm) not in self.outputs:
             return None
-        activation = node.layer.activation
-        linear = activation is None or getattr(activation, "__name__", "") == "linear"
         once = all(len(self._calls[id(x)]) == 1 for x in (node.layer, norm))
-        return norm if linear and once else None
+        return norm if is_linear(node.layer) and once else None
 
     def _carried(self, node: Node) -> np.ndarray:
         """Returns a layer's kernel, filters last, that its carriers have taken over."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dpf_tf import prunable
 from dpf_tf.channels import Channels, trace_channels
-from dpf_tf.graph import is_graph
-from dpf_tf.wrapper import PruneLowMagnitudeDPF
+from dpf_tf.trace import graphs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,7 @@ def ties_of(model: Any, keep_residual: bool = False) -> Ties:
     """
     ties, offset = Ties({}, {}, {}), 0
     alike: list[tuple[int, int]] = []  # Units of a layer that is in several graphs.
-    for graph in [] if model is None else _graphs(model, set()):
+    for graph in [] if model is None else graphs_of(model):
         channels = trace_channels(graph, keep_residual)
         for layer, units in channels.units.items():
             if layer in ties.units:
@@ -103,19 +101,6 @@ def _united(ties: Ties, alike: list[tuple[int, int]]) -> Ties:
         {find(unit): reason for unit, reason in ties.kept.items()},
         ties.makers,
     )
-
-
-def _graphs(layer: Any, seen: set[int]) -> Iterator[Any]:
-    """Yields the outermost graphs that are built."""
-    if id(layer) in seen or isinstance(layer, PruneLowMagnitudeDPF):
-        return
-    seen.add(id(layer))
-    if is_graph(layer):
-        if getattr(layer, "outputs", None):
-            yield layer
-        return
-    for _, child in prunable.sublayers(layer):
-        yield from _graphs(child, seen)
 
 
 def _makers(channels: Channels) -> dict[int, str]:

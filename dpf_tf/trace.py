@@ -7,9 +7,10 @@ called several times, or lies in a model that is, has a node for each call.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from dpf_tf import graph, keras_api
+from dpf_tf import graph, keras_api, prunable
 from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 # What tf_keras makes of an operation that is no layer -> its class in Keras 3.
@@ -60,6 +61,24 @@ class Node:
         else:
             kind = operation(self.layer) or type(self.layer).__name__
         return f"'{self.path}' ({kind})"
+
+
+def graphs_of(model: Any) -> Iterator[Any]:
+    """Yields the outermost graphs, those that are built, of whatever holds them."""
+    seen: set[int] = set()
+
+    def visit(layer: Any) -> Iterator[Any]:
+        if id(layer) in seen or isinstance(layer, PruneLowMagnitudeDPF):
+            return
+        seen.add(id(layer))
+        if graph.is_graph(layer):
+            if getattr(layer, "outputs", None):
+                yield layer
+            return
+        for _, child in prunable.sublayers(layer):
+            yield from visit(child)
+
+    return visit(model)
 
 
 def nodes_of(model: Any) -> list[Node]:

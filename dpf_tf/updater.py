@@ -305,6 +305,7 @@ class MaskUpdater:
             ],
             gradients=lambda: self._gradients(step, group.kernels),
             momenta=lambda: self._read_momenta(group, step),
+            normalized=group.normalized,
         )
         if "momenta" in method.needs:
             _ = round.momenta  # Read once: refuses at the first update, if it must.

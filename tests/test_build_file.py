@@ -41,7 +41,7 @@ ROOMS = (
     ("copies", "trace"),
     ("kinds",),
     ("carriers", "channels", "constants"),
-    ("ties",),
+    ("normalized", "ties"),
     ("batch_norm", "groups", "macs", "momentum", "plan"),
     ("filter_choice", "gradients", "silence"),
     ("masks", "model", "strip", "updater"),

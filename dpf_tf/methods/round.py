@@ -62,6 +62,7 @@ class Round:
         states: list[dict[str, np.ndarray]],
         gradients: Callable[[], Arrays],
         momenta: Callable[[], Arrays],
+        normalized: Callable[[], list[bool]],
     ) -> None:
         self.step = step
         self.schedule = schedule
@@ -71,6 +72,7 @@ class Round:
         self._allocation, self._units = allocation, units
         self._tensors = list(kernels), list(masks)
         self._sources = gradients, momenta
+        self._normalized = normalized
 
     @functools.cached_property
     def kernels(self) -> Arrays:
@@ -91,6 +93,15 @@ class Round:
     def momenta(self) -> Arrays:
         """The optimizer's momenta of the dense kernels; zeros before the first step."""
         return self._sources[1]()
+
+    @functools.cached_property
+    def normalized(self) -> list[bool]:
+        """Whether a batch norm alone takes what a kernel makes: its scale is free.
+
+        `False` where that cannot be seen: in layers that are in no functional or
+        sequential model.
+        """
+        return self._normalized()
 
     @property
     def is_first(self) -> bool:

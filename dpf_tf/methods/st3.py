@@ -14,7 +14,7 @@ from dpf_tf.methods.dpf import DPF
 from dpf_tf.methods.method import State
 from dpf_tf.methods.round import Round
 
-RESCALES = ("filter", "kernel", "none")
+RESCALES = ("filter", "kernel", "none", "auto")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,11 @@ class ST3(DPF):
     Args:
         rescale: `"filter"` is the authors': `1.01 / (r + 0.01)` for each output filter,
             where `r` is the share of its L1 norm that its kept weights have. `"kernel"`
-            keeps the L1 norm of each kernel's kept weights; `"none"` is no scale.
+            keeps the L1 norm of each kernel's kept weights; `"none"` is no scale;
+            `"auto"` is `"none"` for kernels whose outputs a batch norm alone takes, so
+            that a scale would do nothing but divide their gradient, and `"filter"` for
+            the others, among them all of a model that is no graph. A mask update
+            decides, so that batch norms frozen since then count.
         sigma: multiplies magnitudes by the root of the sum of their kernel's dimensions
             before they are ranked (ST-3-sigma): the authors' measure of how large the
             weights of a kernel of that size are expected to be.
@@ -113,6 +117,9 @@ class ST3(DPF):
             float(m.max(where=~mask, initial=0.0))
             for m, mask in zip(magnitudes, masks, strict=True)
         ]
+        rescales = [self.rescale] * len(round.kernels)
+        if self.rescale == "auto":
+            rescales = ["none" if free else "filter" for free in round.normalized]
         for pool in round.pools:
             threshold = max(pruned[i] for i in pool.indices)
             for i in pool.indices:
@@ -123,7 +130,7 @@ class ST3(DPF):
                 round.states[i] = {
                     "threshold": np.asarray(own),
                     "scale": self._scale(
-                        round.kernels[i], masks[i], own, round.states[i]
+                        round.kernels[i], masks[i], own, round.states[i], rescales[i]
                     ),
                 }
         return masks
@@ -134,17 +141,18 @@ class ST3(DPF):
         mask: np.ndarray,
         threshold: np.float32,
         state: dict[str, np.ndarray],
+        rescale: str,
     ) -> np.ndarray:
         ones = np.ones_like(state["scale"])
         magnitudes = np.abs(kernel)
         kept = np.where(mask, magnitudes, 0)
-        if self.rescale == "filter":
+        if rescale == "filter":
             axes = tuple(i for i, size in enumerate(ones.shape) if size == 1)
             total = magnitudes.sum(axes, keepdims=True)
             left = kept.sum(axes, keepdims=True)
             share = np.divide(left, total, out=np.ones_like(total), where=total > 0)
             return (1.01 / (share + 0.01)).astype(np.float32)
-        if self.rescale == "kernel":
+        if rescale == "kernel":
             soft = np.maximum(kept - threshold, 0).sum(dtype=np.float64)
             if soft > 0:
                 return ones * np.float32(kept.sum(dtype=np.float64) / soft)
