@@ -8,6 +8,7 @@ from benchmarks.comparison import Choice
 FASHION = Choice("fashion_mnist", "short")
 LENET = Choice("fashion_mnist", "lenet")
 CIFAR = Choice("cifar10", "short")
+LONG = Choice("cifar10", "long")
 FILTERS = Choice("cifar10", "filters")
 LEVERS_ON_DPF = Choice(
     "cifar10", "short", ("gmp", "dpf", "straight_through", "st3", *LEVERS), seeds=(0,)

@@ -18,10 +18,6 @@ def lines(
     Takes the arguments of `comparison.records`, and raises its errors.
     """
     records = comparison.records(choice, results)
-    days = sorted({record["date"][:10] for record in records})
-    period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    there, all_of_them = len(records), len(choice.cells())
-    count = f"{there}" if there == all_of_them else f"{there} of {all_of_them}"
     one_seed = len({seed for _, _, seed in choice.cells()}) == 1
     statistic = (
         "of one seed" if one_seed else "mean and standard deviation of the seeds"
@@ -39,9 +35,56 @@ def lines(
         "",
         *_rows(scores),
         "",
-        f"`python -m benchmarks.compare {choice}`, {count} trainings, "
-        f"{period}, {markdown.where(*records)}.",
+        _made(choice, records),
     ]
+
+
+def by_epochs(short: comparison.Choice, long: comparison.Choice) -> list[str]:
+    """Returns what some arms reach in few epochs and in many, those of many in order.
+
+    Args:
+        short: trainings of few epochs.
+        long: of many; arms and sparsities are those of these.
+    """
+    records = comparison.records(long)
+    both = {
+        f"{comparison.epochs(found)} epochs": comparison.scores(found)
+        for found in (comparison.records(short), records)
+    }
+    rows = {
+        arm: {
+            (sparsity, epochs): str(scores[arm][sparsity])
+            for sparsity in cells
+            for epochs, scores in both.items()
+        }
+        for arm, cells in comparison.scores(records).items()
+    }
+    columns = sorted({column for row in rows.values() for column in row})
+    return [
+        f"{records[0]['model']}, {long.data}; test accuracy of the last epoch in "
+        "percent, mean and standard deviation of the seeds, by "
+        f"{long.common.sparsity} and epochs:",
+        "",
+        *markdown.head(["", *(f"{_share(s)}, {epochs}" for s, epochs in columns)]),
+        *(
+            markdown.row([arm, *(row.get(column, "") for column in columns)])
+            for arm, row in rows.items()
+        ),
+        "",
+        _made(long, records),
+    ]
+
+
+def _made(choice: comparison.Choice, records: list[dict[str, Any]]) -> str:
+    """Returns by what, when and where some results were made."""
+    days = sorted({record["date"][:10] for record in records})
+    period = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    there, all_of_them = len(records), len(choice.cells())
+    count = f"{there}" if there == all_of_them else f"{there} of {all_of_them}"
+    return (
+        f"`python -m benchmarks.compare {choice}`, {count} trainings, "
+        f"{period}, {markdown.where(*records)}."
+    )
 
 
 def tickets(choice: comparison.Choice) -> list[str]:
@@ -108,9 +151,13 @@ def _rows(cells: Mapping[str, Mapping[float, str]]) -> list[str]:
     """Returns a row for each arm, a column for each sparsity."""
     sparsities = sorted({sparsity for row in cells.values() for sparsity in row})
     return [
-        *markdown.head(["", *(f"{s:.0%}" if s else "dense" for s in sparsities)]),
+        *markdown.head(["", *map(_share, sparsities)]),
         *(
             markdown.row([arm, *(row.get(sparsity, "") for sparsity in sparsities)])
             for arm, row in cells.items()
         ),
     ]
+
+
+def _share(sparsity: float) -> str:
+    return f"{sparsity:.0%}" if sparsity else "dense"
