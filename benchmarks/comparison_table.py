@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping
@@ -39,39 +40,50 @@ def lines(
     ]
 
 
-def by_epochs(short: comparison.Choice, long: comparison.Choice) -> list[str]:
+def by_epochs(
+    short: comparison.Choice,
+    long: comparison.Choice,
+    results: pathlib.Path = comparison.RESULTS,
+) -> list[str]:
     """Returns what some arms reach in few epochs and in many, those of many in order.
 
     Args:
-        short: trainings of few epochs.
-        long: of many; arms and sparsities are those of these.
+        short: trainings of few epochs; of these, what the others have is shown.
+        long: of many.
+        results: the folder of both.
     """
-    records = comparison.records(long)
-    both = {
-        f"{comparison.epochs(found)} epochs": comparison.scores(found)
-        for found in (comparison.records(short), records)
-    }
-    rows = {
-        arm: {
-            (sparsity, epochs): str(scores[arm][sparsity])
-            for sparsity in cells
-            for epochs, scores in both.items()
-        }
-        for arm, cells in comparison.scores(records).items()
-    }
-    columns = sorted({column for row in rows.values() for column in row})
+    many = comparison.records(long, results)
+    after = comparison.scores(many)
+    short = dataclasses.replace(short, arms=tuple(after))
+    few = comparison.records(short, results)
+    before = comparison.scores(few)
+    sparsities = sorted({sparsity for row in after.values() for sparsity in row})
+    epochs = [f"{comparison.epochs(found)} epochs" for found in (few, many)]
     return [
-        f"{records[0]['model']}, {long.data}; test accuracy of the last epoch in "
+        f"{many[0]['model']}, {long.data}; test accuracy of the last epoch in "
         "percent, mean and standard deviation of the seeds, by "
         f"{long.common.sparsity} and epochs:",
         "",
-        *markdown.head(["", *(f"{_share(s)}, {epochs}" for s, epochs in columns)]),
+        *markdown.head(
+            ["", *(f"{_share(s)}, {each}" for s in sparsities for each in epochs)]
+        ),
         *(
-            markdown.row([arm, *(row.get(column, "") for column in columns)])
-            for arm, row in rows.items()
+            markdown.row(
+                [
+                    arm,
+                    *(
+                        str(scores.get(arm, {}).get(sparsity, ""))
+                        for sparsity in sparsities
+                        for scores in (before, after)
+                    ),
+                ]
+            )
+            for arm in after
         ),
         "",
-        _made(long, records),
+        f"{epochs[0].capitalize()}: {_made(short, few)}",
+        "",
+        f"{epochs[1].capitalize()}: {_made(long, many)}",
     ]
 
 

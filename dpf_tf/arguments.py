@@ -8,9 +8,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 def flag(subject: str, value: Any) -> bool:
-    """Returns a bool.
+    """Returns a bool; NumPy's is one.
 
     Args:
         subject: what the message calls it: "`silent` of Filters".
@@ -19,9 +21,9 @@ def flag(subject: str, value: Any) -> bool:
     Raises:
         TypeError: if it is none.
     """
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{subject} must be a bool. {_received(value)}")
-    return value
+    return bool(value)
 
 
 def whole(subject: str, value: Any, least: int = 0, of: str = "") -> int:
@@ -43,6 +45,17 @@ def whole(subject: str, value: Any, least: int = 0, of: str = "") -> int:
     return found
 
 
+def real(subject: str, value: Any, what: str = "a number") -> float:
+    """Returns a number, whatever it is, `what` in the message.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{subject} must be {what}. {_received(value)}")
+    return float(value)
+
+
 def number(
     subject: str, value: Any, least: float = 0.0, most: float = math.inf
 ) -> float:
@@ -52,13 +65,12 @@ def number(
         TypeError: if it is none.
         ValueError: if it lies outside.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{subject} must be a number. {_received(value)}")
-    if not (least <= float(value) <= most and math.isfinite(value)):
+    found = real(subject, value)
+    if not (least <= found <= most and math.isfinite(found)):
         above = most == math.inf
         where = f"at least {least:g}" if above else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{subject} must be finite, and {where}. Received: {value!r}")
-    return float(value)
+    return found
 
 
 def sparsity(subject: str, value: Any) -> float:
@@ -68,17 +80,13 @@ def sparsity(subject: str, value: Any) -> float:
         TypeError: if it is no number.
         ValueError: if it lies outside.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{subject} must be a number in [0, 1), the share of zeros. "
-            f"{_received(value)}"
-        )
-    if not 0 <= float(value) < 1:  # NaN fails here too.
+    found = real(subject, value, "a number in [0, 1), the share of zeros")
+    if not 0 <= found < 1:  # NaN fails here too.
         raise ValueError(
             f"{subject} must lie in [0, 1): it is the share of weights that become "
             f"zero, for instance 0.9. Received: {value!r}"
         )
-    return float(value)
+    return found
 
 
 def convert(owner: Any, name: str, check: Callable[..., Any], **limits: Any) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from dpf_tf import keras_api
-from dpf_tf.arguments import number, whole
+from dpf_tf.arguments import real, whole
 from dpf_tf.batch_norm import (
     batch_norm_layers,
     check_batches,
@@ -79,9 +79,11 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         data: Any = None,
     ) -> None:
         super().__init__()
-        share = "`settle`, the share of training in which masks rest in the end,"
-        if number(share, settle) >= 1.0:
-            raise ValueError(f"{share} must lie below 1. Received: {settle!r}")
+        if not 0.0 <= real("`settle`", settle) < 1.0:
+            raise ValueError(
+                "`settle` is the share of training, at its end, in which masks stand "
+                f"still: a number in [0, 1). Received: {settle!r}"
+            )
         # tf_keras would give us a copy of the logs, which its progress bar never sees.
         self._supports_tf_logs = True
         if recalibrate_data is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -110,7 +109,6 @@ def _group(model: Any, settings: Settings, members: list[tuple[str, Any]]) -> Gr
         paths, kernels, lambda keep_residual: ties_of(model, keep_residual)
     )
 
-    @functools.cache
     def free() -> list[bool]:
         found = normalized(model)
         return [id(layer.layer) in found for _, layer in members for _ in layer.places]

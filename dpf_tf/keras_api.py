@@ -260,6 +260,12 @@ class Keras3(_EitherKeras):
         node = operation._inbound_nodes[node_index]
         return operation, list(node.input_tensors)
 
+    @staticmethod
+    def call_options(tensor: Any) -> dict[str, Any]:
+        """Returns the keyword arguments of the call that made a symbolic tensor."""
+        operation, node_index, _ = tensor._keras_history
+        return operation._inbound_nodes[node_index].arguments.kwargs
+
 
 class TFKeras(_EitherKeras):
     """What the package needs from tf_keras (Keras 2)."""
@@ -312,6 +318,12 @@ class TFKeras(_EitherKeras):
         history = tensor._keras_history
         node = history.layer._inbound_nodes[history.node_index]
         return history.layer, list(node.keras_inputs)
+
+    @staticmethod
+    def call_options(tensor: Any) -> dict[str, Any]:
+        """Returns the keyword arguments of the call that made a symbolic tensor."""
+        history = tensor._keras_history
+        return history.layer._inbound_nodes[history.node_index].call_kwargs
 
 
 KERAS3 = Keras3()

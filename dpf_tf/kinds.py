@@ -59,7 +59,7 @@ def is_known(node: Node) -> bool:
     """Tells a layer that leaves channels apart, and nothing unusual about this call."""
     layer, name, shapes = node.layer, operation(node.layer), _shapes(node)
     rank = len(node.shape)
-    if _channels_first(node):
+    if channels_first(node):
         return False
     if not _is_layer(layer) and name not in _MERGING_OPERATIONS:
         return is_elementwise(layer)
@@ -110,7 +110,7 @@ def is_sliced(node: Node) -> bool:
 def fixed(node: Node) -> str:
     """Returns why a layer with filters has to keep all its channels, or ''."""
     layer = node.layer
-    if _channels_first(node):
+    if channels_first(node):
         return "channels first"
     if getattr(layer, "groups", 1) > 1:
         return "a grouped convolution"
@@ -118,9 +118,10 @@ def fixed(node: Node) -> str:
 
 
 def is_linear(layer: Any) -> bool:
-    """Tells a layer that has an activation of its own, and makes no use of it."""
+    """Tells a layer whose own activation does nothing."""
     activation = layer.activation
-    return activation is None or getattr(activation, "__name__", "") == "linear"
+    name = getattr(activation, "__name__", "")
+    return activation is None or (name == "linear" and not mixes(activation))
 
 
 def mixes(activation: Any) -> bool:
@@ -141,7 +142,8 @@ def _quantized(layer: Any) -> bool:
     return len(layer.variables) != has_bias + (operation(layer) != "Activation")
 
 
-def _channels_first(node: Node) -> bool:
+def channels_first(node: Node) -> bool:
+    """Tells a layer that takes the first axis behind the batch for the channels."""
     # Whatever the layer says, there is one order only for vectors.
     ranks = {len(shape) for shape in (*_shapes(node), node.shape)}
     first = getattr(node.layer, "data_format", None) == "channels_first"

@@ -73,9 +73,9 @@ def prune_low_magnitude_dpf(
         exclude: what stays dense, in the same forms.
         threshold: `"hard"` is the paper. With `"soft"` the layers compute with
             `scale * sign(w) * max(|w| - threshold, 0)`, so that a weight that comes
-            back enters at zero: ST-3, for single weights only, with its scale where no
-            batch norm follows (`dpf_tf.methods.ST3(rescale="auto")`). In short
-            trainings it reaches more than `"hard"` and than gradual pruning
+            back enters at zero: ST-3, for single weights only, without a scale where
+            batch norms take the outputs (`dpf_tf.methods.ST3(rescale="auto")`). In
+            short trainings it reaches more than `"hard"` and than gradual pruning
             (docs/comparison.md). Other forms go with `dpf_tf.prune(..., "st3")`.
 
     Returns:

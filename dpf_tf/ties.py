@@ -66,7 +66,7 @@ def ties_of(model: Any, keep_residual: bool = False) -> Ties:
     """
     ties, offset = Ties({}, {}, {}), 0
     alike: list[tuple[int, int]] = []  # Units of a layer that is in several graphs.
-    for graph in [] if model is None else graphs_of(model):
+    for graph in graphs_of(model):
         channels = trace_channels(graph, keep_residual)
         for layer, units in channels.units.items():
             if layer in ties.units:

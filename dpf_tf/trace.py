@@ -45,6 +45,8 @@ class Node:
         shape: shape of its tensor.
         index: which of its layer's outputs it is.
         is_output: whether it is one of the model's outputs.
+        at_inference: whether it is called with `training=False`, or lies in a model
+            that is.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Node:
     shape: tuple[int | None, ...]
     index: int = 0
     is_output: bool = False
+    at_inference: bool = False
 
     def __str__(self) -> str:
         if self.layer is None:
@@ -64,11 +67,15 @@ class Node:
 
 
 def graphs_of(model: Any) -> Iterator[Any]:
-    """Yields the outermost graphs, those that are built, of whatever holds them."""
+    """Yields the outermost graphs, those that are built, of whatever holds them.
+
+    `None` holds none.
+    """
     seen: set[int] = set()
 
     def visit(layer: Any) -> Iterator[Any]:
-        if id(layer) in seen or isinstance(layer, PruneLowMagnitudeDPF):
+        wrapped = isinstance(layer, PruneLowMagnitudeDPF)
+        if layer is None or wrapped or id(layer) in seen:
             return
         seen.add(id(layer))
         if graph.is_graph(layer):
@@ -97,7 +104,13 @@ def nodes_of(model: Any) -> list[Node]:
     return given + made
 
 
-def _call(model: Any, given: list[Node], prefix: str, made: list[Node]) -> list[Node]:
+def _call(
+    model: Any,
+    given: list[Node],
+    prefix: str,
+    made: list[Node],
+    at_inference: bool = False,
+) -> list[Node]:
     """Adds the nodes of one call of a model; returns those of its outputs."""
     api = keras_api.of(model)
     found = {id(x): source for x, source in zip(model.inputs, given, strict=True)}
@@ -115,18 +128,20 @@ def _call(model: Any, given: list[Node], prefix: str, made: list[Node]) -> list[
             continue
         path, sources = prefix + layer.name, [found[id(x)] for x in inputs]
         index = api.output_index(tensor)
+        fixed = at_inference or api.call_options(tensor).get("training") is False
         # (A tf_keras Sequential whose class has a `call` of its own has no graph.)
         if graph.is_graph(layer) and layer.inputs:
             call = (id(layer), api.call_index(tensor))
             if call not in calls:
                 inside = [Node(path, None, None, [x], x.shape) for x in sources]
                 made += inside
-                calls[call] = _call(layer, inside, f"{path}/", made)
+                calls[call] = _call(layer, inside, f"{path}/", made, fixed)
             found[id(tensor)] = calls[call][index]
         else:
             wrapper = layer if isinstance(layer, PruneLowMagnitudeDPF) else None
             inner = layer if wrapper is None else wrapper.layer
-            node = Node(path, inner, wrapper, sources, tuple(tensor.shape), index)
+            shape = tuple(tensor.shape)
+            node = Node(path, inner, wrapper, sources, shape, index, at_inference=fixed)
             made.append(node)
             found[id(tensor)] = node
     return [found[id(tensor)] for tensor in model.outputs]

@@ -250,6 +250,39 @@ def test_a_failed_training_is_named_with_its_last_words(tmp_path):
     assert "holds a training of other settings" in printed
 
 
+def test_few_and_many_epochs_stand_side_by_side(tmp_path):
+    cells = [  # Epochs, arm, sparsity, seed, accuracy.
+        (10, "dense", 0.0, 0, 0.81),
+        (10, "dpf", 0.9, 0, 0.76),
+        (10, "dpf", 0.9, 1, 0.74),
+        (10, "set", 0.9, 0, 0.71),  # Not among those of many epochs.
+        (30, "dense", 0.0, 0, 0.85),
+        (30, "dpf", 0.9, 0, 0.82),
+        (30, "gmp", 0.9, 0, 0.83),  # Not among those of few.
+    ]
+    whole = comparison.RESULTS / "cifar10_short" / "dpf_90_seed0.json"
+    for epochs, arm, sparsity, seed, accuracy in cells:
+        found = json.loads(whole.read_text()) | record(arm, sparsity, seed, accuracy)
+        folder = tmp_path / f"cifar10_{'short' if epochs == 10 else 'long'}"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{comparison.name(arm, sparsity, seed)}.json"
+        path.write_text(json.dumps(found | {"epochs": epochs}))
+    lines = comparison_table.by_epochs(
+        comparison.Choice("cifar10", "short"),
+        comparison.Choice("cifar10", "long"),
+        tmp_path,
+    )
+    assert [line for line in lines if line.startswith("|")] == [
+        "|  | dense, 10 epochs | dense, 30 epochs | 90%, 10 epochs | 90%, 30 epochs |",
+        "|---|---|---|---|---|",
+        "| dense | 81.00 (1 seed) | 85.00 (1 seed) |  |  |",
+        "| gmp |  |  |  | 83.00 (1 seed) |",
+        "| dpf |  |  | 75.00 ± 1.41 (2 seeds) | 82.00 (1 seed) |",
+    ]
+    assert "10 epochs: `python -m benchmarks.compare --data=cifar10" in lines[-3]
+    assert "--budget=long`, 3 of 33 trainings" in lines[-1]
+
+
 def test_every_arm_of_a_figure_has_a_line_of_its_own(tmp_path, monkeypatch):
     drawn = {}
     errorbar = Axes.errorbar

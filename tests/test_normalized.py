@@ -89,6 +89,22 @@ def called_twice_for_norms(net):
     return [net.norm()(conv(net.images)), net.norm()(conv(pooled))], [True]
 
 
+def behind_a_function_called_linear(net):
+    def linear(x):
+        return net.keras.activations.tanh(x)
+
+    return net.norm()(net.conv(activation=linear)(net.images)), [False]
+
+
+def with_rows_for_channels(net):
+    return net.norm(axis=1)(net.conv()(net.images)), [False]
+
+
+def grouped(net):
+    x = net.layers.Conv2D(6, 3, groups=3, name="conv_grouped")(net.images)
+    return net.norm()(x), [True]
+
+
 def frozen_norm(net):
     return net.norm(trainable=False)(net.conv()(net.images)), [False]
 
@@ -121,6 +137,9 @@ GRAPHS = [
     padded,
     called_twice,
     called_twice_for_norms,
+    behind_a_function_called_linear,
+    with_rows_for_channels,
+    grouped,
     frozen_norm,
     nested,
     depthwise,
@@ -166,6 +185,67 @@ def test_a_scale_is_said_to_be_free_if_and_only_if_it_changes_no_output(keras, g
         assert (id(layer) in free) is is_free, layer.name
 
 
+def at_inference(net):
+    return net.norm()(net.conv()(net.images), training=False)
+
+
+def nested_at_inference(net):
+    block = net.model(net.norm()(net.conv()(net.images)))
+    net.images = net.keras.Input(IMAGES)
+    return block(net.images, training=False)
+
+
+def channels_first(net):
+    conv = net.layers.Conv2D(4, 3, data_format="channels_first", name="conv")
+    return net.norm()(conv(net.images))
+
+
+def regularized(net):
+    return net.norm()(net.conv(activity_regularizer="l2")(net.images))
+
+
+def held_by_a_layer(net):
+    conv = net.conv()
+
+    class Holder(net.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.held = conv
+
+        def call(self, x):
+            return self.held(x)
+
+    left, right = conv(net.images), Holder()(net.images)
+    return [net.norm()(left), right]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [at_inference, nested_at_inference, channels_first, regularized, held_by_a_layer],
+)
+def test_a_scale_is_not_said_to_be_free_where_it_may_count(keras, graph):
+    net = Net(keras)
+    outputs = graph(net)
+    assert normalized(net.model(outputs)) == set()
+
+
+def test_a_layer_that_a_subclassed_model_may_call_is_not_said_to_be_free(keras):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            conv = keras.layers.Conv2D(4, 3, name="conv")
+            self.conv = dpf_tf.prune(conv, ONCE, "st3", rescale="auto")
+            layers = [keras.Input(IMAGES), self.conv, keras.layers.BatchNormalization()]
+            self.block = keras.Sequential(layers)
+
+        def call(self, x):
+            return self.block(x) + self.conv(x)
+
+    model = Own()
+    assert normalized(model) == set()
+    assert normalized(model.block) == {id(model.conv.layer)}
+
+
 def scales(model, rescale):
     """The scales of each layer when the model is pruned, its masks made once."""
     pruned = dpf_tf.prune(model, ONCE, "st3", rescale=rescale)
@@ -207,9 +287,27 @@ def test_auto_scales_as_the_authors_do_where_there_is_no_graph(keras):
     assert (model.conv.states["kernel"]["scale"].numpy() > 1).all()
 
 
+def test_a_batch_norm_frozen_later_changes_no_scale(keras):
+    model = dpf_tf.prune(mixed(keras), ONCE, "st3", rescale="auto")
+    kernels = {layer.name: layer for layer in pruned_layers(model)}
+
+    def scale(name):
+        return kernels[name].states["kernel"]["scale"].numpy()
+
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    for later in (updater, dpf_tf.MaskUpdater(model)):
+        later.update(16)
+        np.testing.assert_array_equal(scale("conv1"), 1)
+        assert (scale("conv2") > 1).all()
+
+
 def test_a_saved_model_trains_on_with_the_scales_of_auto(keras, tmp_path):
     keras.utils.set_random_seed(4)
-    ramp = dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=20, frequency=4)
+    ramp = dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=4, frequency=4)
     model = dpf_tf.prune_low_magnitude_dpf(mixed(keras), ramp, threshold="soft")
     model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
     x = np.random.default_rng(2).normal(size=(32, *IMAGES)).astype("float32")

@@ -11,11 +11,7 @@ import tensorflow as tf
 
 from dpf_tf.arguments import convert, number, whole
 from dpf_tf.feedback import masked
-from dpf_tf.methods.method import (
-    Method,
-    State,
-    require_own_scores,
-)
+from dpf_tf.methods.method import Method, State, require_own_scores
 from dpf_tf.methods.round import Arrays, Round, select
 from dpf_tf.schedules import OneShot, PolynomialDecay
 

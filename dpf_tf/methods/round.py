@@ -96,10 +96,10 @@ class Round:
 
     @functools.cached_property
     def normalized(self) -> list[bool]:
-        """Whether a batch norm alone takes what a kernel makes: its scale is free.
+        """Whether batch norms alone take what a kernel makes: its scale is free.
 
-        `False` where that cannot be seen: in layers that are in no functional or
-        sequential model.
+        Of dense layers and plain, transposed and depthwise convolutions. `False` where
+        it cannot be seen, as outside of functional and sequential models.
         """
         return self._normalized()
 

@@ -15,6 +15,7 @@ from dpf_tf.methods.method import State
 from dpf_tf.methods.round import Round
 
 RESCALES = ("filter", "kernel", "none", "auto")
+UNKNOWN = -1.0  # Whether a scale is free, before the first masks.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,11 @@ class ST3(DPF):
         rescale: `"filter"` is the authors': `1.01 / (r + 0.01)` for each output filter,
             where `r` is the share of its L1 norm that its kept weights have. `"kernel"`
             keeps the L1 norm of each kernel's kept weights; `"none"` is no scale;
-            `"auto"` is `"none"` for kernels whose outputs a batch norm alone takes, so
-            that a scale would do nothing but divide their gradient, and `"filter"` for
-            the others, among them all of a model that is no graph. A mask update
-            decides, so that batch norms frozen since then count.
+            `"auto"` is `"none"` for dense layers and plain, transposed and depthwise
+            convolutions whose outputs go to batch norms only: there a scale does little
+            but divide the gradient. For the others, and in models that are no graph, it
+            is `"filter"`. The first masks decide, for good: batch norms that are frozen
+            later have seen outputs without a scale.
         sigma: multiplies magnitudes by the root of the sum of their kernel's dimensions
             before they are ranked (ST-3-sigma): the authors' measure of how large the
             weights of a kernel of that size are expected to be.
@@ -93,10 +95,13 @@ class ST3(DPF):
     ) -> dict[str, np.ndarray]:
         """Returns the threshold of a kernel and the scales of its filters."""
         scales = [size if i in filters else 1 for i, size in enumerate(shape)]
-        return {
+        state = {
             "threshold": np.zeros((), np.float32),
             "scale": np.ones(scales, np.float32),
         }
+        if self.rescale == "auto":
+            state["is_free"] = np.full((), UNKNOWN, np.float32)
+        return state
 
     def forward(self, kernel: tf.Tensor, mask: tf.Tensor, state: State) -> tf.Tensor:
         """Returns the kept weights, drawn towards zero and rescaled."""
@@ -117,9 +122,7 @@ class ST3(DPF):
             float(m.max(where=~mask, initial=0.0))
             for m, mask in zip(magnitudes, masks, strict=True)
         ]
-        rescales = [self.rescale] * len(round.kernels)
-        if self.rescale == "auto":
-            rescales = ["none" if free else "filter" for free in round.normalized]
+        rescales = self._rescales(round)
         for pool in round.pools:
             threshold = max(pruned[i] for i in pool.indices)
             for i in pool.indices:
@@ -127,13 +130,22 @@ class ST3(DPF):
                 least = magnitudes[i].min(where=masks[i], initial=math.inf)
                 own = np.float32(threshold if least >= threshold else pruned[i])
                 own = np.float32(own * units[i])
-                round.states[i] = {
+                round.states[i] |= {
                     "threshold": np.asarray(own),
                     "scale": self._scale(
                         round.kernels[i], masks[i], own, round.states[i], rescales[i]
                     ),
                 }
         return masks
+
+    def _rescales(self, round: Round) -> list[str]:
+        """Returns how each kernel is rescaled; where it is new, decides it."""
+        if self.rescale != "auto":
+            return [self.rescale] * len(round.states)
+        for i, state in enumerate(round.states):
+            if state["is_free"] == UNKNOWN:
+                state["is_free"] = np.asarray(round.normalized[i], np.float32)
+        return ["none" if state["is_free"] else "filter" for state in round.states]
 
     def _scale(
         self,

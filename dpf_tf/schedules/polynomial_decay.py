@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
-from dpf_tf.arguments import convert, number, sparsity, whole
+from dpf_tf.arguments import convert, real, sparsity, whole
 from dpf_tf.schedules import steps
 
 # Lin et al. reach the final sparsity at the second learning-rate decay, epoch 225 of
@@ -63,8 +64,11 @@ class PolynomialDecay:
         convert(self, "initial_sparsity", sparsity)
         convert(self, "begin_step", whole, of="optimizer steps")
         convert(self, "frequency", steps.period)
-        if number("`power` of PolynomialDecay", self.power) == 0.0:
-            raise ValueError("`power` of PolynomialDecay must be positive. Received: 0")
+        if not 0 < real("`power` of PolynomialDecay", self.power) < math.inf:
+            raise ValueError(
+                "`power` of PolynomialDecay must be finite, and above 0. Received: "
+                f"{self.power!r}"
+            )
         if self.end_step is not None:
             if self.end_step == -1:
                 raise ValueError(
