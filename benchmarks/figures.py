@@ -12,6 +12,7 @@ from benchmarks import accuracy_figure, choices, comparison, markdown, period_fi
 FIGURES = {
     "compare_fashion_mnist_short": (choices.FASHION, accuracy_figure.draw),
     "compare_cifar10_short": (choices.CIFAR, accuracy_figure.draw),
+    "compare_cifar10_long": (choices.LONG, accuracy_figure.draw),
     "compare_cifar10_filters": (choices.FILTERS, accuracy_figure.draw),
     "mask_periods": (choices.PERIODS, period_figure.draw),
 }

@@ -242,6 +242,9 @@ TABLES = {
     "compare_fashion_mnist_short": partial(comparison_table.lines, choices.FASHION),
     "compare_fashion_mnist_lenet": partial(comparison_table.lines, choices.LENET),
     "compare_cifar10_short": partial(comparison_table.lines, choices.CIFAR),
+    "compare_cifar10_long": partial(
+        comparison_table.by_epochs, choices.CIFAR, choices.LONG
+    ),
     "compare_cifar10_filters": partial(comparison_table.lines, choices.FILTERS),
     "macs_fashion_mnist_short": partial(comparison_table.macs, choices.FASHION),
     "macs_cifar10_filters": partial(comparison_table.macs_left, choices.FILTERS),
