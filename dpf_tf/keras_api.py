@@ -169,6 +169,13 @@ class _EitherKeras:
         return made is None or extended.variable_created_in_scope(made)
 
     @staticmethod
+    def _node(tensor: Any) -> Any:
+        """Returns Keras's record of the call that made a symbolic tensor."""
+        # No public attribute tells which of a shared layer's calls made a tensor.
+        layer, node_index, _ = tensor._keras_history
+        return layer._inbound_nodes[node_index]
+
+    @staticmethod
     def call_index(tensor: Any) -> int:
         """Returns which of its layer's calls made a symbolic tensor."""
         return tensor._keras_history[1]  # Public attributes tell names only.
@@ -252,19 +259,15 @@ class Keras3(_EitherKeras):
         finally:
             model.compiled = compiled
 
-    @staticmethod
-    def producer(tensor: Any) -> tuple[Any, list[Any]]:
+    @classmethod
+    def producer(cls, tensor: Any) -> tuple[Any, list[Any]]:
         """Returns the layer that made a symbolic tensor, and that layer's inputs."""
-        # No public attribute tells which of a shared layer's calls made a tensor.
-        operation, node_index, _ = tensor._keras_history
-        node = operation._inbound_nodes[node_index]
-        return operation, list(node.input_tensors)
+        return tensor._keras_history[0], list(cls._node(tensor).input_tensors)
 
-    @staticmethod
-    def call_options(tensor: Any) -> dict[str, Any]:
+    @classmethod
+    def call_options(cls, tensor: Any) -> dict[str, Any]:
         """Returns the keyword arguments of the call that made a symbolic tensor."""
-        operation, node_index, _ = tensor._keras_history
-        return operation._inbound_nodes[node_index].arguments.kwargs
+        return cls._node(tensor).arguments.kwargs
 
 
 class TFKeras(_EitherKeras):
@@ -312,18 +315,15 @@ class TFKeras(_EitherKeras):
         """Returns the same graph over the layers that `clone_function` gives."""
         return tf_keras.models.clone_model(model, clone_function=clone_function)
 
-    @staticmethod
-    def producer(tensor: Any) -> tuple[Any, list[Any]]:
+    @classmethod
+    def producer(cls, tensor: Any) -> tuple[Any, list[Any]]:
         """Returns the layer that made a symbolic tensor, and that layer's inputs."""
-        history = tensor._keras_history
-        node = history.layer._inbound_nodes[history.node_index]
-        return history.layer, list(node.keras_inputs)
+        return tensor._keras_history[0], list(cls._node(tensor).keras_inputs)
 
-    @staticmethod
-    def call_options(tensor: Any) -> dict[str, Any]:
+    @classmethod
+    def call_options(cls, tensor: Any) -> dict[str, Any]:
         """Returns the keyword arguments of the call that made a symbolic tensor."""
-        history = tensor._keras_history
-        return history.layer._inbound_nodes[history.node_index].call_kwargs
+        return cls._node(tensor).call_kwargs
 
 
 KERAS3 = Keras3()

@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api, threshold
-from dpf_tf.arguments import whole
 from dpf_tf.gradients import GradientPass
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
 from dpf_tf.methods import Method, Round
 from dpf_tf.momentum import is_built, momenta, optimizer_of
+from dpf_tf.schedules.steps import step as checked
 from dpf_tf.settings import Settings
 from dpf_tf.silence import silence, unsilence
 
@@ -111,7 +111,7 @@ class MaskUpdater:
             ("epoch_steps", epoch_steps),
         ):
             if number is not None:
-                whole(f"`{name}`", number, least=1, of="optimizer steps")
+                checked(f"`{name}`", number, least=1)
         if total_steps is not None or epoch_steps is not None:
             self.resolve(total_steps, epoch_steps)
         for settings in self.settings:
@@ -160,7 +160,7 @@ class MaskUpdater:
             RuntimeError: if called inside `tf.function` or a replica.
         """
         number = tf.convert_to_tensor(step) if hasattr(step, "numpy") else step
-        step = whole("`step`", number, of="optimizer steps")
+        step = checked("`step`", number)
         if not self.due(step):
             self.begin(step)
             return MaskUpdate(self._sparsity, 0)

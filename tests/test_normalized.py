@@ -229,12 +229,16 @@ def test_a_scale_is_not_said_to_be_free_where_it_may_count(keras, graph):
     assert normalized(net.model(outputs)) == set()
 
 
+def pruned_conv(keras):
+    conv = keras.layers.Conv2D(4, 3, name="conv")
+    return dpf_tf.prune(conv, ONCE, "st3", rescale="auto")
+
+
 def test_a_layer_that_a_subclassed_model_may_call_is_not_said_to_be_free(keras):
     class Own(keras.Model):
         def __init__(self):
             super().__init__()
-            conv = keras.layers.Conv2D(4, 3, name="conv")
-            self.conv = dpf_tf.prune(conv, ONCE, "st3", rescale="auto")
+            self.conv = pruned_conv(keras)
             layers = [keras.Input(IMAGES), self.conv, keras.layers.BatchNormalization()]
             self.block = keras.Sequential(layers)
 
@@ -274,8 +278,7 @@ def test_auto_scales_as_the_authors_do_where_there_is_no_graph(keras):
     class Own(keras.Model):
         def __init__(self):
             super().__init__()
-            conv = keras.layers.Conv2D(4, 3, name="conv")
-            self.conv = dpf_tf.prune(conv, ONCE, "st3", rescale="auto")
+            self.conv = pruned_conv(keras)
             self.norm = keras.layers.BatchNormalization()
 
         def call(self, x, training=None):

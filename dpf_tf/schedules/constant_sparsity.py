@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpf_tf.arguments import convert, sparsity, whole
+from dpf_tf.arguments import convert, sparsity
 from dpf_tf.schedules import steps
 
 
@@ -38,11 +38,10 @@ class ConstantSparsity:
 
     def __post_init__(self) -> None:
         convert(self, "target_sparsity", sparsity)
-        convert(self, "begin_step", whole, of="optimizer steps")
+        convert(self, "begin_step", steps.step)
         convert(self, "frequency", steps.period)
         if self.end_step != -1:
-            least = self.begin_step
-            convert(self, "end_step", whole, least=least, of="optimizer steps")
+            convert(self, "end_step", steps.step, least=self.begin_step)
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether masks are recomputed at `step`, and the sparsity there."""

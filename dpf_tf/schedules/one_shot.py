@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dpf_tf.arguments import convert, sparsity, whole
+from dpf_tf.arguments import convert, sparsity
+from dpf_tf.schedules import steps
 
 DENSE_SHARE = 0.5
 
@@ -42,7 +43,7 @@ class OneShot:
     def __post_init__(self) -> None:
         convert(self, "final_sparsity", sparsity)
         if self.step is not None:
-            convert(self, "step", whole, of="optimizer steps")
+            convert(self, "step", steps.step)
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether the mask is made at `step`, and the sparsity there."""

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from dpf_tf.arguments import convert, real, sparsity, whole
+from dpf_tf.arguments import convert, real, sparsity
 from dpf_tf.schedules import steps
 
 # Lin et al. reach the final sparsity at the second learning-rate decay, epoch 225 of
@@ -62,7 +62,7 @@ class PolynomialDecay:
     def __post_init__(self) -> None:
         convert(self, "final_sparsity", sparsity)
         convert(self, "initial_sparsity", sparsity)
-        convert(self, "begin_step", whole, of="optimizer steps")
+        convert(self, "begin_step", steps.step)
         convert(self, "frequency", steps.period)
         if not 0 < real("`power` of PolynomialDecay", self.power) < math.inf:
             raise ValueError(
@@ -77,11 +77,10 @@ class PolynomialDecay:
                     "of the training that `fit` announces, and `freeze_step` out for "
                     "masks that never freeze."
                 )
-            least = self.begin_step
-            convert(self, "end_step", whole, least=least, of="optimizer steps")
+            convert(self, "end_step", steps.step, least=self.begin_step)
         if self.freeze_step is not None:
             least = self.begin_step if self.end_step is None else self.end_step
-            convert(self, "freeze_step", whole, least=least, of="optimizer steps")
+            convert(self, "freeze_step", steps.step, least=least)
 
     def __call__(self, step: int) -> tuple[bool, float]:
         """Returns whether masks are recomputed at `step`, and the sparsity there."""

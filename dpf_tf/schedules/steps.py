@@ -9,6 +9,11 @@ from dpf_tf.arguments import whole
 EPOCH = "epoch"  # The period whose steps `fit` tells.
 
 
+def step(subject: str, value: Any, least: int = 0) -> int:
+    """Returns a valid number of steps."""
+    return whole(subject, value, least, of="optimizer steps")
+
+
 def period(subject: str, value: Any) -> int | str:
     """Returns a valid `frequency`: a number of steps, or one epoch."""
     if isinstance(value, str):
@@ -18,7 +23,7 @@ def period(subject: str, value: Any) -> int | str:
                 f"Received: {value!r}"
             )
         return value
-    return whole(subject, value, least=1, of="optimizer steps")
+    return step(subject, value, least=1)
 
 
 def resolved(frequency: int | str, epoch_steps: int | None) -> int | str:
