@@ -100,6 +100,11 @@ LEVERS = {
     ),
     "st3_kernel_gradient50": _options("st3", "rescale=kernel", "pruned_gradient=0.5"),
     "st3_kernel_decay10": _options("st3", "rescale=kernel", "pruned_decay=0.002"),
+    "st3_none_p1": Arm(
+        ("--method=st3", "--method_options=rescale=none", "--mask_period=1")
+    ),
+    "st3_none_gradient50": _options("st3", "rescale=none", "pruned_gradient=0.5"),
+    "st3_none_decay10": _options("st3", "rescale=none", "pruned_decay=0.002"),
 }
 # How often masks are made.
 BY_PERIOD = {
