@@ -37,6 +37,7 @@ from official_models.errors import InputError
 from official_models.run_folder import RunFolder
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(comparison_flags)  # So that --help tells of them.
 flags.DEFINE_string(
     "data_dir", os.environ.get("TFDS_DATA_DIR"), "Where TFDS's data is."
 )

@@ -17,6 +17,7 @@ from absl import app, flags
 from benchmarks import comparison, comparison_flags, comparison_table
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(comparison_flags)  # So that --help tells of them.
 flags.DEFINE_string("figure", None, "PNG file to draw to.")
 
 

@@ -268,20 +268,24 @@ def _ramped(
 def _erk(shapes: Sequence[tuple[int, ...]], keep: int) -> list[int]:
     """Keeps weights in proportion to the sum of a kernel's dimensions: `keep` in all.
 
-    Density is that sum over their product, so the count is the sum times a factor: at
-    most the kernel's size, at least 1. The total grows with the factor in straight
-    lines between the points where a kernel meets a bound, so it can be inverted.
+    Density is that sum over their product, so the count is the sum times a factor,
+    rounded: at most the kernel's size, at least 1. All have the same factor, the one
+    with which the counts add up to `keep`. So no count rises when `keep` falls, as by
+    largest remainders it would.
     """
     sums = np.array([max(sum(shape), 1) for shape in shapes], float)
-    sizes = np.array([math.prod(shape) for shape in shapes], float)
-    factors = np.unique(np.concatenate([1 / sums, sizes / sums]))
-    totals = np.clip(factors[:, None] * sums, 1, sizes).sum(1)
-    shares = np.clip(np.interp(keep, totals, factors) * sums, 1, sizes)
-    counts = np.floor(shares).astype(int)
-    # Whole numbers by the largest remainders, so that the total is exact.
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    counts[by_remainder[: keep - counts.sum()]] += 1
-    return counts.tolist()
+    sizes = np.array([math.prod(shape) for shape in shapes])
+
+    def counts(factor: float) -> np.ndarray:
+        return np.clip(np.floor(factor * sums + 0.5), 1, sizes).astype(int)
+
+    low, high = 0.0, float((sizes / sums).max()) + 1
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if counts(middle).sum() <= keep else (low, middle)
+    # What enters at the very same factor: the first kernels first.
+    enters = (counts(high) - counts(low)).cumsum()
+    missing = keep - counts(low).sum()
+    return (counts(low) + np.diff(enters.clip(max=missing), prepend=0)).tolist()
 
 
 def _norm(kernel: np.ndarray) -> float:

@@ -8,7 +8,7 @@ accuracy at test time depends on how many steps ago they last did.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -115,8 +115,9 @@ def recalibrate_batch_norm(
 
 def check_batches(name: str, data: Any) -> None:
     """Refuses what is no iterable of batches."""
-    array = isinstance(data, np.ndarray | tf.Tensor)  # Its rows are no batches.
-    if isinstance(data, tuple) or array or not isinstance(data, Iterable):
+    # The rows of an array are no batches, nor is what a text or a mapping yields.
+    none = isinstance(data, tuple | str | Mapping | np.ndarray | tf.Tensor)
+    if none or not isinstance(data, Iterable):
         raise TypeError(
             f"`{name}` must be an iterable of batches, such as "
             "`tf.data.Dataset.from_tensor_slices((x, y)).batch(32)`. "

@@ -109,7 +109,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
             trained_batch_norm(self.model)  # An error now, not after an epoch.
         self._updater = MaskUpdater(self.model, data=self._data)
         # Each step is permitted by itself: a `fit` that is broken off leaves nothing.
-        self._updater.release()
+        for layer in self._updater.layers:
+            layer.permit(False)
         if not hasattr(self.model.train_function, "refuses_without_masks"):
             # A step whose tracing was refused, for want of this callback, is unusable.
             made = self.model.make_train_function(force=True)
@@ -135,8 +136,12 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._batch = batch
         if self._bound is None:
             self._begin()
-        for layer in self._updater.layers:
-            layer.permit(True)
+        permitted = [layer.permit(True) for layer in self._updater.layers]
+        if any(permitted):
+            raise ValueError(
+                "Two `PruningCallback`s update the masks of one model. Leave one of "
+                "them out of `callbacks`."
+            )
         self._update_if_due()
         if self._next > self._last_due and not self._silent:
             self._silent = True
@@ -192,7 +197,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         total = self._total_steps(step)
         if total is not None:
             epoch_steps = round(self.params["steps"] / self._accumulation())
-            self._updater.resolve(total, max(1, epoch_steps))
+            self._updater.resolve(total, max(1, epoch_steps), anew=step == 0)
             if self._settle:
                 announced = self.params["steps"] * self.params["epochs"]
                 still = self._settle * (announced // self._accumulation())

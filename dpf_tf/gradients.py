@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import check_batches
 from dpf_tf.feedback import probing
 from dpf_tf.graph import wrappers
 from dpf_tf.layer_call import untraced
+from dpf_tf.methods import Method
 
+_LOSSES = (keras.losses.Loss, tf_keras.losses.Loss)
 LARGEST_SCALE = 2.0**15  # What Keras's loss scaling begins with.
 
 
@@ -25,6 +29,8 @@ class GradientPass:
     that the layers compute with, so that regularizers of the dense kernels have no
     share in it, and summed over the replicas.
 
+    Raises `TypeError` where `data` are no batches, or `loss` no function.
+
     Args:
         model: the pruned model.
         data: batches, an iterable that is drawn from in turn, or a callable from the
@@ -35,14 +41,32 @@ class GradientPass:
 
     def __init__(self, model: Any, data: Any, loss: Any = None) -> None:
         check_data(data)
+        if loss is not None and (isinstance(loss, _LOSSES) or not callable(loss)):
+            raise TypeError(
+                "`loss` must be a function `(model, batch) -> loss`, which calls the "
+                f"model. Received: {loss!r} (of type {type(loss).__name__})"
+            )
         self._model, self._data, self._loss = model, data, loss
         self._batches: Iterator[Any] | None = None
         self._compiled: dict[tuple[int, ...], Any] = {}
 
-    @property
-    def has_data(self) -> bool:
-        """Whether there are batches to compute with."""
-        return self._data is not None
+    def check(self, method: Method) -> None:
+        """Raises ValueError if a method looks at gradients, and there can be none."""
+        if "gradients" not in method.needs:
+            return
+        if self._data is None:
+            raise ValueError(
+                f"{type(method).__name__} looks at the gradient on batches of training "
+                "data, and has been given none. Give `fit` a "
+                "`dpf_tf.PruningCallback(data=training_dataset)`; in a loop of your "
+                "own, make `dpf_tf.MaskUpdater(model, data=training_dataset)`."
+            )
+        if self._loss is None and getattr(self._model, "optimizer", None) is None:
+            raise ValueError(
+                f"{type(method).__name__} looks at the gradient of the loss, and the "
+                "model is not compiled with one. Give it: `dpf_tf.MaskUpdater(model, "
+                "..., loss=loss)`, a function `(model, batch) -> loss`."
+            )
 
     def __call__(self, step: int, kernels: list[Any]) -> list[np.ndarray]:
         """Returns the gradients at the kernels, float32 arrays of their shapes.
@@ -50,7 +74,7 @@ class GradientPass:
         Raises:
             ValueError: if there is no data, or a gradient is not finite.
         """
-        if not self.has_data:
+        if self._data is None:
             raise ValueError(
                 "The masks ask for gradients, and there is no data to find them with. "
                 "Give `dpf_tf.PruningCallback(data=training_dataset)`. A method of "

@@ -84,10 +84,9 @@ def magnitude_prune(
     values = [tf.identity(mean) for mean in means]
     updater = MaskUpdater(pruned)
     try:
-        updater.update(0)
+        updater.recompute(0)
         updater.silence()
         return strip_pruning(pruned)
     finally:
-        updater.release()
         for mean, value in zip(means, values, strict=True):
             mean.assign(value)

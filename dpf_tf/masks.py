@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ import tensorflow as tf
 
 from dpf_tf import keras_api
 from dpf_tf.graph import pruned_layers
+from dpf_tf.groups import collect, missed_target
 from dpf_tf.silence import silence, unsilence
+from dpf_tf.wrapper import PruneLowMagnitudeDPF
 
 
 def get_masks(model: Any) -> dict[str, np.ndarray]:
@@ -88,6 +92,11 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
                 f"{type(method).__name__} makes more than masks, and that would not "
                 "fit these. Prune with method='dpf' to train under given masks."
             )
+    if not isinstance(masks, Mapping):
+        raise TypeError(
+            "`masks` must map kernels' paths to boolean arrays, as `get_masks` returns "
+            f"them. Received: an object of type {type(masks).__name__}"
+        )
     if variables.keys() != masks.keys():
         odd = ", ".join(sorted(variables.keys() ^ masks.keys())[:8])
         raise ValueError(
@@ -109,6 +118,14 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
         if not array.any():
             raise ValueError(
                 f"The mask of {path} keeps no weight: nothing would get through."
+            )
+    for group in collect(model, layers, frozen=True):
+        broken = group.units.broken([arrays[path] for path in group.paths])
+        if broken:
+            raise ValueError(
+                f"The masks of {', '.join(group.paths[i] for i in broken[:8])} are "
+                f"not of whole units of {group.settings.structure}, by which the "
+                "model is pruned."
             )
     for path, array in arrays.items():
         variables[path].assign(array)
@@ -146,6 +163,15 @@ def freeze_masks(model: Any) -> None:
         Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
     """
     layers = pruned_layers(model)
+    # A layer has no sparsity of its own where several share one.
+    alone = isinstance(model, PruneLowMagnitudeDPF)
+    missed = None if alone else missed_target(model, layers)
+    if missed is not None:
+        warnings.warn(
+            f"The masks are made final at sparsity {missed[0]:.4f}, below the target "
+            f"{missed[1]}: they have not been made yet, or the ramp has not ended.",
+            stacklevel=2,
+        )
     silence(model, layers)
     for _, layer in layers:
         layer.set_frozen(True)

@@ -136,6 +136,7 @@ def prune(
 
     As `prune_low_magnitude_dpf`, which is this with `method="dpf"`. The schemes share
     the wrapper, the schedules, the allocations and the callback, so that they compare.
+    A model can be pruned in several calls, of which each chooses other layers.
 
     Args:
         model: see `prune_low_magnitude_dpf`.
@@ -288,6 +289,8 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     already: list[Any] = []
     for path, layer in walk(model):
         if isinstance(layer, PruneLowMagnitudeDPF):
+            if _leaves_wrapped(path, layer, settings, selection, id(layer) in outputs):
+                continue
             _same_or_refuse(path, layer, settings)
             pruned_paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
             already.append(layer)
@@ -333,6 +336,18 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     if isinstance(settings.allocation, dict) and model.built:
         allocation_lib.check_patterns(settings.allocation, pruned_paths)
     return rebuild(model, lambda layer: new_layers.get(id(layer), layer), "prune")
+
+
+def _leaves_wrapped(
+    path: str, wrapper: Any, settings: Settings, selection: Selection, is_output: bool
+) -> bool:
+    """Tells whether a layer that is pruned already is not asked for."""
+    # Filters are tied to others, wherever these are.
+    if wrapper.has_settings(settings) or isinstance(settings.structure, Filters):
+        return False
+    if prunable.builds_kernels(wrapper.layer):
+        return not selection.takes_unseen(path, wrapper.layer, is_output)
+    return not selection.choose(path, wrapper.layer, is_output)[0]
 
 
 def _require_built(model: Any) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from dpf_tf import keras_api, threshold
+from dpf_tf.contract import check_masks, check_states
 from dpf_tf.gradients import GradientPass
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
-from dpf_tf.methods import Method, Round
-from dpf_tf.momentum import is_built, momenta, optimizer_of
+from dpf_tf.methods import Round
+from dpf_tf.momentum import Momentum
 from dpf_tf.schedules.steps import step as checked
 from dpf_tf.settings import Settings
 from dpf_tf.silence import silence, unsilence
@@ -92,9 +93,8 @@ class MaskUpdater:
         loss: Any = None,
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
         self._gradients = GradientPass(model, data, loss)
-        self._told = False  # That the optimizer keeps no momentum.
+        self._momentum = Momentum(model, optimizer)
         self._late: list[Any] = []  # Layers without kernels when an update was due.
         self._begun = False  # This object has made masks.
         self._looked_back = False  # It has looked at what was there before.
@@ -104,29 +104,35 @@ class MaskUpdater:
         self._grouped: list[Any] = []  # The layers of these groups.
         self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
         self._sparsity = 0.0
-        for layer in self.layers:
-            layer.watch(self)
-        for name, number in (
-            ("total_steps", total_steps),
-            ("epoch_steps", epoch_steps),
-        ):
-            if number is not None:
-                checked(f"`{name}`", number, least=1)
+        self._seen: int | None = None  # The step of the last update.
+        total_steps, epoch_steps = (
+            None if number is None else checked(f"`{name}`", _number(number), least=1)
+            for name, number in (
+                ("total_steps", total_steps),
+                ("epoch_steps", epoch_steps),
+            )
+        )
+        self.measure()
         if total_steps is not None or epoch_steps is not None:
             self.resolve(total_steps, epoch_steps)
         for settings in self.settings:
-            self._check_needs(settings.method)
-        self.measure()
+            self._gradients.check(settings.method)
+            self._momentum.check(settings.method)
 
-    def release(self) -> None:
-        """Lets go of the model: training it without an updater is refused again."""
-        for layer in self.layers:
-            layer.unwatch(self)
+    def resolve(
+        self,
+        total_steps: int | None,
+        epoch_steps: int | None = None,
+        anew: bool = False,
+    ) -> None:
+        """Fills in what schedules leave to the length of the training.
 
-    def resolve(self, total_steps: int | None, epoch_steps: int | None = None) -> None:
-        """Fills in what schedules leave to the length of the training, once."""
+        The length of an earlier training counts no longer if `anew` says so, or if it
+        has left all masks dense.
+        """
+        anew = total_steps is not None and (anew or not self._sparsity)
         for layer in self.layers:
-            layer.resolve_schedule(total_steps, epoch_steps)
+            layer.resolve_schedule(total_steps, epoch_steps, anew)
         self._grouped = []
 
     def due(self, step: int) -> bool:
@@ -143,7 +149,7 @@ class MaskUpdater:
         ]
 
     def update(self, step: int) -> MaskUpdate:
-        """Recomputes the masks if they are due at `step`.
+        """Recomputes the masks if they are due at `step`, or were since the last call.
 
         Args:
             step: optimizer steps made so far: 0 before the first one. A number, or a
@@ -159,23 +165,33 @@ class MaskUpdater:
                 allocation matches no kernel.
             RuntimeError: if called inside `tf.function` or a replica.
         """
-        number = tf.convert_to_tensor(step) if hasattr(step, "numpy") else step
-        step = checked("`step`", number)
-        if not self.due(step):
+        step = checked("`step`", _number(step))
+        since = step if self._seen is None else min(step, self._seen + 1)
+        if self._seen is None:  # From now on somebody is in charge of the masks.
+            for layer in self.layers:
+                layer.watch(self)
+        self._seen = step
+        if not self._due_settings(range(since, step + 1)):
             self.begin(step)
             return MaskUpdate(self._sparsity, 0)
-        return self.recompute(step)
+        return self.recompute(step, since)
 
     def begin(self, step: int) -> None:
         """Looks, once, at the masks with which the training begins or goes on.
 
-        Warns of those that were due before, and are not there.
+        Warns of those that were due before, and are not there; and of those that are
+        there before any is due.
         """
         if self._looked_back:
             return
         self.measure()  # A checkpoint may have been restored since.
         self._looked_back = all(layer.built for layer in self.layers)
-        if not self._looked_back or not step or self._sparsity:
+        if not self._looked_back:
+            return
+        if self._sparsity:
+            self._warn_of_early_masks(step)
+            return
+        if not step:
             return
         for settings in self.settings:
             before = settings.schedule.last_update(step - 1)
@@ -189,6 +205,22 @@ class MaskUpdater:
                     f"{settings.schedule}.",
                     stacklevel=4,
                 )
+
+    def _warn_of_early_masks(self, step: int) -> None:
+        early = {
+            str(layer.settings.schedule)
+            for _, layer in movable(self._pruned_layers())
+            if layer.settings.schedule.last_update(step) is None
+            and count_kept(masks := list(layer.masks.values())) < size(masks)
+        }
+        if early:
+            warnings.warn(
+                f"At step {step} no mask has been due yet, and there are some that "
+                "prune, of an earlier training for instance. They stay until the "
+                f"schedule makes new ones: {', '.join(early)}. To begin dense, prune "
+                "the model anew.",
+                stacklevel=5,
+            )
 
     def recompute(self, step: int, since: int | None = None) -> MaskUpdate:
         """Recomputes, as of `step`, the masks due at a step from `since` up to it."""
@@ -304,18 +336,14 @@ class MaskUpdater:
                 for state in group.states
             ],
             gradients=lambda: self._gradients(step, group.kernels),
-            momenta=lambda: self._read_momenta(group, step),
+            momenta=lambda: self._momentum.read(method, group.kernels, step),
             normalized=group.normalized,
         )
         if "momenta" in method.needs:
             _ = round.momenta  # Read once: refuses at the first update, if it must.
         new, old = method.masks(round), round.masks
-        if [(m.dtype, m.shape) for m in new] != [(m.dtype, m.shape) for m in old]:
-            raise ValueError(
-                f"{type(method).__name__}.masks must return a boolean array for each "
-                f"kernel, of its shape. Expected: {_described(old)}. "
-                f"Returned: {_described(new)}"
-            )
+        check_masks(group, new, old)
+        check_states(group, round.states)
         flips = threshold.count_flips(old, new)
         unsilence(group.layers)
         self._restart(group, old, new, step)
@@ -327,77 +355,6 @@ class MaskUpdater:
                 variable.assign(values[name])
         return flips, sum(int(np.count_nonzero(mask)) for mask in new)
 
-    @property
-    def _trained_by(self) -> Any:
-        return optimizer_of(self._model, self._optimizer)
-
-    def _momenta(self, group: Group, step: int) -> list[list[Any]]:
-        """Returns the variables that hold the momentum of each kernel.
-
-        Raises:
-            ValueError: if the optimizer has made none as yet, though steps were made.
-        """
-        built = is_built(self._trained_by)
-        if not built and self._optimizer is not None and step:
-            raise ValueError(
-                f"At step {step} the optimizer has no variables as yet: momenta of a "
-                "checkpoint would come too late. Call "
-                "`optimizer.build(model.trainable_variables)` before this update."
-            )
-        needed = step > 0 or "momenta" in group.settings.method.needs
-        if not built and self._optimizer is None and needed:
-            with self._model.distribute_strategy.scope():
-                self._trained_by.build(self._model.trainable_variables)
-        return momenta(self._trained_by, group.kernels)
-
-    def _check_needs(self, method: Method) -> None:
-        name = type(method).__name__
-        if "gradients" in method.needs and not self._gradients.has_data:
-            raise ValueError(
-                f"{name} looks at the gradient on batches of training data, and has "
-                "been given none. Give `fit` a "
-                "`dpf_tf.PruningCallback(data=training_dataset)`; in a loop of your "
-                "own, make `dpf_tf.MaskUpdater(model, data=training_dataset)`."
-            )
-        if "momenta" not in method.needs | method.restarts:
-            return
-        if self._trained_by is None:
-            raise ValueError(
-                f"{name} looks at the optimizer's momentum, or clears it where weights "
-                "are pruned, and the model is not compiled with an optimizer. Give it: "
-                "`dpf_tf.MaskUpdater(model, optimizer=optimizer)`."
-            )
-        if "momenta" in method.needs and getattr(self._trained_by, "momentum", 1) == 0:
-            self._refuse_without_momentum(method)
-
-    def _read_momenta(self, group: Group, step: int) -> list[np.ndarray]:
-        read = keras_api.of(self._model).dense
-        found = self._momenta(group, step)
-        if not is_built(self._trained_by):  # Before the first step.
-            return [np.zeros(kernel.shape, np.float32) for kernel in group.kernels]
-        if not all(found):
-            self._refuse_without_momentum(group.settings.method)
-        return [keras_api.numpy_view(read(momentum)) for momentum, *_ in found]
-
-    def _refuse_without_momentum(self, method: Method) -> None:
-        raise ValueError(
-            f"{type(method).__name__} looks at the optimizer's momentum, and "
-            f"{type(self._trained_by).__name__} keeps none, or does not train all of "
-            "the pruned kernels. Use SGD with `momentum=0.9`, or Adam."
-        )
-
-    def _warn_without_momentum(self, method: Method) -> None:
-        optimizer = self._trained_by
-        if self._told or getattr(optimizer, "momentum", None) == 0:
-            return
-        self._told = True
-        warnings.warn(
-            f"{type(method).__name__} clears the momentum of weights that are pruned, "
-            f"and finds none in {type(optimizer).__name__}. If it keeps some under a "
-            "name of its own, pruned weights go on moving. SGD and Adam are known.",
-            stacklevel=6,
-        )
-
     def _restart(self, group: Group, old: list[Any], new: list[Any], step: int) -> None:
         """Sets to zero what a method wants to start anew, where a weight does."""
         restarts = group.settings.method.restarts
@@ -405,9 +362,8 @@ class MaskUpdater:
         if restarts & {"weights", "pruned_weights"}:
             variables = [[kernel] for kernel in group.kernels]
         if "momenta" in restarts:
-            found = self._momenta(group, step)
-            if is_built(self._trained_by) and not any(found):
-                self._warn_without_momentum(group.settings.method)
+            method = group.settings.method
+            found = self._momentum.variables(method, group.kernels, step)
             variables = [[*v, *m] for v, m in zip(variables, found, strict=True)]
         read = keras_api.of(self._model).dense
         for each, before, after in zip(variables, old, new, strict=True):
@@ -428,8 +384,7 @@ class MaskUpdater:
                 "counted anew, as the optimizer does after a new `compile`. To train "
                 "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
                 "before; to go on with the schedule, go on with the old count "
-                "(`optimizer.iterations`). What a schedule takes from the length of "
-                "a training is that of the first one: "
+                "(`optimizer.iterations`). Now there is: "
                 f"{', '.join(str(group.settings.schedule) for group in groups)}.",
                 stacklevel=4,
             )
@@ -480,5 +435,6 @@ def _as_of(group: Group, steps: range) -> int:
     return step if due is None else due
 
 
-def _described(arrays: list[np.ndarray]) -> str:
-    return ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays)
+def _number(value: Any) -> Any:
+    """Returns a number, of a variable too."""
+    return tf.convert_to_tensor(value) if hasattr(value, "numpy") else value

@@ -207,6 +207,11 @@ class PruneLowMagnitudeDPF:
             shape = tuple(kernel.variable.shape)
             self._add_state(kernel.path, "mask", np.ones(shape, np.bool_))
             state = self.settings.method.state(shape, prunable.filter_axes(kernel))
+            if "mask" in state:
+                raise ValueError(
+                    f"{type(self.settings.method).__name__} calls what it keeps for a "
+                    "kernel 'mask', which is the name of the mask. Call it otherwise."
+                )
             for name, value in state.items():
                 self._add_state(kernel.path, name, np.asarray(value, np.float32))
             self._state.kept = tuple(state)
@@ -326,6 +331,7 @@ class PruneLowMagnitudeDPF:
             state.settings.method.penalty(
                 read(kernel.variable),
                 read(self._own(kernel.path, "mask")),
+                {name: read(self._own(kernel.path, name)) for name in state.kept},
             )
             for kernel in state.kernels
         )
@@ -422,10 +428,6 @@ class PruneLowMagnitudeDPF:
         """Notes that an object is in charge of the masks, as long as it lives."""
         self._state.watchers.add(updater)
 
-    def unwatch(self, updater: Any) -> None:
-        """Notes that an object is no longer in charge of the masks."""
-        self._state.watchers.discard(updater)
-
     def permit(self, permitted: bool) -> bool:
         """Permits, or not, calls in training; returns what held before."""
         before, self._state.permitted = self._state.permitted, permitted
@@ -449,10 +451,17 @@ class PruneLowMagnitudeDPF:
         )
 
     def resolve_schedule(
-        self, total_steps: int | None, epoch_steps: int | None
+        self, total_steps: int | None, epoch_steps: int | None, anew: bool = False
     ) -> None:
-        """Fills in what the schedule leaves to the length of the training."""
-        schedule = self.settings.schedule.resolve(total_steps, epoch_steps)
+        """Fills in what the schedule leaves to the length of the training.
+
+        Args:
+            total_steps: optimizer steps of the training, if they are known.
+            epoch_steps: those of an epoch.
+            anew: whether the length of an earlier training no longer counts.
+        """
+        settings = self._state.asked if anew else self.settings
+        schedule = settings.schedule.resolve(total_steps, epoch_steps)
         self._state.settings = dataclasses.replace(self.settings, schedule=schedule)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -121,8 +121,10 @@ def test_erk_follows_the_paper(shapes, sparsity):
     keep = keep_count(sum(sizes_of(shapes)), sparsity, len(shapes))
     expected = erdos_renyi_kernel(shapes, keep)
     hypothesis.assume(min(expected) >= 1)  # The paper lets kernels become empty.
+    # All are rounded with one factor, which may make up for half a weight of each.
+    factor = 1 + len(shapes) / keep
     for pool, count in zip(shared("erk", shapes, sparsity), expected, strict=True):
-        assert abs(pool.keep - count) < 1 + 1e-6 * count
+        assert count / factor - 0.5 <= pool.keep <= count * factor + 0.5
 
 
 def test_erk_of_known_shapes():
@@ -135,13 +137,13 @@ def test_erk_of_known_shapes():
 @hypothesis.given(
     st.sampled_from(ALLOCATIONS), shape_lists, st.tuples(sparsities, sparsities)
 )
-def test_more_sparsity_never_keeps_more(name, shapes, pair):
+@hypothesis.example("erk", [(2, 2), (2, 8), (2, 8)], (15 / 36, 16 / 36))
+def test_more_sparsity_never_keeps_more_of_any_kernel(name, shapes, pair):
     low, high = sorted(pair)
     less, more = shared(name, shapes, high), shared(name, shapes, low)
     assert sum(p.keep for p in less) <= sum(p.keep for p in more)
     for a, b in zip(less, more, strict=True):
-        # Largest remainders may pass the last weight from one kernel to another.
-        assert a.keep <= b.keep + (name == "erk")
+        assert a.keep <= b.keep
 
 
 def kept(made):

@@ -1,6 +1,7 @@
 """`PruningCallback` in `fit`: when masks change, and what the user is told."""
 
 import csv
+import gc
 import warnings
 from unittest import mock
 
@@ -299,19 +300,78 @@ def test_a_fit_that_is_broken_off_leaves_no_permission_behind(keras):
         fit(model)
 
 
-def test_an_updater_permits_training_as_long_as_it_lives_and_holds_on(keras):
+def test_an_updater_permits_training_from_its_first_update_as_long_as_it_lives(keras):
     model = small_model(keras, RAMP)
     x, _ = data()
     dpf_tf.MaskUpdater(model).update(0)
     with pytest.raises(RuntimeError, match="nothing updates its masks"):
         model(x[:4], training=True)
     updater = dpf_tf.MaskUpdater(model)
+    with pytest.raises(RuntimeError, match="nothing updates its masks"):
+        model(x[:4], training=True)
+    updater.update(1)  # No mask is due.
     model(x[:4], training=True)
     fit(model, dpf_tf.PruningCallback())  # It does not take the updater's place.
     model(x[:4], training=True)
-    updater.release()
+    del updater
+    gc.collect()
     with pytest.raises(RuntimeError, match="nothing updates its masks"):
         model(x[:4], training=True)
+
+
+def test_two_callbacks_for_one_model_are_refused(keras):
+    model = small_model(keras, RAMP)
+    with pytest.raises(ValueError, match="Two `PruningCallback`s"):
+        fit(model, dpf_tf.PruningCallback(), dpf_tf.PruningCallback())
+    fit(model, dpf_tf.PruningCallback())
+
+
+@pytest.mark.parametrize("method", ["dpf", "set", "rigl"])
+def test_a_trial_of_few_steps_does_not_shorten_the_training_after_it(keras, method):
+    def begun(trial):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(8)]
+        )
+        model = dpf_tf.prune(model, 0.75, method)
+        x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+        callback = dpf_tf.PruningCallback(data=lambda step: (x, x))
+        if trial:
+            model.compile("sgd", "mse")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Of a training that is too short.
+                model.fit(x, x, 8, steps_per_epoch=trial, verbose=0, callbacks=callback)
+        model.compile("sgd", "mse")
+        history = model.fit(x, x, 8, 6, verbose=0, callbacks=[callback])
+        return model.layers[0].settings, history.history["sparsity"]
+
+    assert begun(trial=2) == begun(trial=0)
+
+
+def test_masks_that_are_there_before_any_is_due_are_warned_of(keras):
+    model = small_model(keras, dpf_tf.OneShot(final_sparsity=0.5))
+    fit(model, dpf_tf.PruningCallback())
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="no mask has been due yet.*OneShot"):
+        fit(model, dpf_tf.PruningCallback())
+
+
+def test_a_training_that_goes_on_keeps_the_end_of_its_ramp(keras):
+    model = small_model(keras, 0.9)
+    fit(model, dpf_tf.PruningCallback())
+    end = model.layers[0].settings.schedule.end_step
+    fit(model, dpf_tf.PruningCallback())
+    assert model.layers[0].settings.schedule.end_step == end
+
+
+def test_an_updater_fills_in_another_length_while_the_masks_are_dense(keras):
+    model = small_model(keras, 0.9)
+    for total in (40, 4000):
+        updater = dpf_tf.MaskUpdater(model, total_steps=total)
+        assert model.layers[0].settings.schedule.end_step == 0.75 * total
+    updater.update(2992)
+    dpf_tf.MaskUpdater(model, total_steps=40)
+    assert model.layers[0].settings.schedule.end_step == 3000
 
 
 def test_later_fits_run_the_step_that_the_first_one_traced(keras):
@@ -585,7 +645,7 @@ def test_a_ramp_that_starts_anew_is_warned_about_with_the_numbers(keras):
     model = small_model(keras, RAMP)
     fit(model, dpf_tf.PruningCallback())
     model.compile(keras.optimizers.SGD(0.01), "mse")  # Its iterations are 0.
-    told = r"step 0 .* from 0\.8984 to 0\.0000.*the first one: .*end_step=40"
+    told = r"step 0 .* from 0\.8984 to 0\.0000.*Now there is: .*end_step=40"
     with pytest.warns(UserWarning, match=told):
         fit(model, dpf_tf.PruningCallback())
 

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import dpf_tf
 from dpf_tf import methods
@@ -229,6 +230,140 @@ def test_masks_of_a_wrong_form_are_refused_with_what_was_expected(keras):
         fit(make(keras, Wrong(), RAMP))
 
 
+def own(**overridden):
+    """A scheme that differs from DPF in what is given."""
+    body = {name: overridden[name] for name in overridden}
+    return dataclasses.make_dataclass(
+        "Own", [], bases=(methods.Method,), namespace=body, frozen=True, kw_only=True
+    )()
+
+
+def half_at_random(method, round):
+    count = [w.size // 2 for w in round.kernels]
+    return methods.select([round.random(i) for i in range(len(count))], count)
+
+
+def extra_state(method, round):
+    round.states[0]["other"] = np.zeros((), np.float32)
+    return round.masks
+
+
+@pytest.mark.parametrize(
+    ("overridden", "error", "message"),
+    [
+        ({"needs": "gradients"}, TypeError, "`needs` of Own is a frozenset of words"),
+        ({"restarts": ("weights",)}, TypeError, "`restarts` of Own is a frozenset"),
+        ({"masks": lambda *_: None}, ValueError, "Own.masks must.* Returned: None"),
+        (
+            {"masks": lambda _, round: [tf.constant(m) for m in round.masks]},
+            ValueError,
+            "Own.masks must return a list with a boolean array",
+        ),
+        (
+            {"masks": lambda _, round: [np.zeros_like(m) for m in round.masks]},
+            ValueError,
+            "keeps no weight of a/kernel",
+        ),
+        ({"masks": extra_state}, ValueError, r"keeps nothing.* \['other'\] .*a/kernel"),
+        ({"state": lambda *_: {"mask": np.ones(())}}, ValueError, "name of the mask"),
+        ({"schedule": lambda *_: "late"}, TypeError, "must be a target.*'late'"),
+    ],
+)
+def test_a_scheme_that_breaks_its_contract_is_told_so(
+    keras, overridden, error, message
+):
+    with pytest.raises(error, match=message):
+        dpf_tf.MaskUpdater(make(keras, own(**overridden)), total_steps=1).update(0)
+
+
+def test_a_scheme_that_looks_at_momenta_without_saying_so_is_told_to(keras):
+    layer = keras.layers.Dense(4)
+    layer.build((None, 4))
+    looking = own(masks=lambda _, round: round.largest(round.momenta))
+    with pytest.raises(ValueError, match="Own looks at.* no optimizer.*needs = frozen"):
+        dpf_tf.MaskUpdater(dpf_tf.prune(layer, 0.5, looking), total_steps=1).update(0)
+
+
+@pytest.mark.parametrize(
+    "structure", [dpf_tf.Filters(), dpf_tf.Block(1, 4), dpf_tf.NofM(2, 4)]
+)
+def test_a_scheme_that_breaks_up_a_structure_s_units_is_refused(keras, structure):
+    schedule = dpf_tf.ConstantSparsity(0.5)
+    scattered = make(keras, own(masks=half_at_random), schedule, structure=structure)
+    with pytest.raises(ValueError, match=r"breaks up .* in a/kernel.*round.largest"):
+        dpf_tf.MaskUpdater(scattered).update(0)
+    random = own(masks=lambda _, round: round.largest([*map(round.random, range(2))]))
+    whole = make(keras, random, schedule, structure=structure)
+    assert dpf_tf.MaskUpdater(whole).update(0).sparsity > 0.39  # Of smaller units.
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"loss": "mse"}, TypeError, "`loss` must be a function.*Received: 'mse'"),
+        ({"loss": tf_keras.losses.Huber()}, TypeError, "`loss` must be a func"),
+        ({"optimizer": "sgd"}, TypeError, "`optimizer` must be .*Received: 'sgd'"),
+        ({"data": "train"}, TypeError, "`data` must be an iterable.*type str"),
+        ({"data": {"x": 1}}, TypeError, "`data` must be an iterable.*type dict"),
+        ({"total_steps": 0.5}, TypeError, "`total_steps` must be"),
+    ],
+)
+def test_what_an_updater_cannot_use_is_refused_when_it_is_made(
+    keras, given, error, message
+):
+    with pytest.raises(error, match=message):
+        dpf_tf.MaskUpdater(make(keras), **given)
+
+
+def test_lengths_may_be_tensors(keras):
+    model = make(keras)
+    steps = tf.data.Dataset.range(10).cardinality() * 4
+    dpf_tf.MaskUpdater(model, total_steps=steps)
+    assert pruned_layers(model)[0].settings.schedule.end_step == 30
+
+
+@pytest.mark.parametrize("method", ["rigl", "snip"])
+def test_a_scheme_of_gradients_without_a_loss_is_told_so_when_it_begins(keras, method):
+    layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(4)]
+    model = dpf_tf.prune(keras.Sequential(layers), 0.5, method)
+    with pytest.raises(ValueError, match="gradient of the loss.*loss=loss"):
+        dpf_tf.MaskUpdater(model, optimizer=keras.optimizers.SGD(), data=lambda t: 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("allocaton", "Did you mean `allocation`"),
+        ("excludes", "Did you mean `exclude`"),
+        ("pruned_decai", "Did you mean `pruned_decay`"),
+        ("end_step", "belong to the schedule"),
+        ("optimizer", "MaskUpdater"),
+    ],
+)
+def test_an_option_that_is_none_comes_with_what_may_be_meant(option, message):
+    with pytest.raises(TypeError, match=f"no option '{option}'.*{message}"):
+        methods.get("dpf", **{option: 1})
+
+
+def test_layers_can_be_pruned_by_several_schemes(keras):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, name="a"),
+            keras.layers.Dense(10, name="b"),
+            keras.layers.Dense(2, name="c"),
+        ]
+    )
+    model = dpf_tf.prune(model, 0.25, "gmp", layers="a/")
+    model = dpf_tf.prune(model, 0.75, "dpf", exclude="a/")
+    model.compile("sgd", "mse")
+    fit(model, epochs=5)
+    found = {path: 1 - m.mean() for path, m in dpf_tf.get_masks(model).items()}
+    assert found == {"a/kernel": 0.25, "b/kernel": 0.75}
+    kinds = [type(layer.settings.method) for layer in pruned_layers(model)]
+    assert kinds == [methods.GMP, methods.DPF]
+
+
 def test_every_public_scheme_tells_its_options_and_its_source():
     for cls in methods.METHODS.values():
         text = inspect.getdoc(cls)
@@ -274,6 +409,31 @@ def one_weight_each(model):
     for mask in masks.values():
         mask.flat[0] = True
     return masks
+
+
+def test_masks_that_break_up_a_structure_s_units_are_refused(keras):
+    model = make(keras, structure=dpf_tf.Filters())
+    masks = dpf_tf.get_masks(model)
+    masks["b/kernel"][:, 1] = False
+    dpf_tf.set_masks(model, masks)
+    masks["b/kernel"][0, 1] = True
+    with pytest.raises(ValueError, match="b/kernel.* not of whole units"):
+        dpf_tf.set_masks(model, masks)
+    assert dpf_tf.get_masks(model)["b/kernel"].sum() == 24
+    with pytest.raises(TypeError, match="must map kernels' paths.*type list"):
+        dpf_tf.set_masks(model, list(masks.values()))
+
+
+def test_masks_that_are_made_final_too_early_are_warned_of(keras):
+    model = make(keras, schedule=RAMP)
+    with pytest.warns(UserWarning, match="final at sparsity 0.0000, below .* 0.5"):
+        dpf_tf.freeze_masks(model)
+    model = make(keras, schedule=RAMP)
+    fit(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dpf_tf.freeze_masks(model.get_layer("a"))
+        dpf_tf.freeze_masks(model)
 
 
 @pytest.mark.parametrize(

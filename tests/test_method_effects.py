@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import dpf_tf
 from dpf_tf import keras_api, methods, prunable
@@ -247,6 +248,46 @@ def test_an_optimizer_without_a_momentum_that_is_known_is_named_once(keras):
             trained(optimizer)
 
 
+@pytest.mark.parametrize("method", ["sparse_momentum", "set", "gmp"])
+@pytest.mark.parametrize(
+    ("name", "options"), [("SGD", {"momentum": 0.9}), ("SGD", {}), ("Adam", {})]
+)
+def test_a_legacy_optimizer_of_tf_keras_trains_as_its_successor(method, name, options):
+    def trained(optimizers):
+        tf_keras.utils.set_random_seed(0)
+        schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=2)
+        model = dpf_tf.prune(net(tf_keras), schedule, method, layers=".")
+        optimizer = getattr(optimizers, name)(0.01, **options)
+        model.compile(optimizer, "mse", jit_compile=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit(model)
+        return dpf_tf.get_masks(model), model.get_weights()
+
+    if method == "sparse_momentum" and options == {} and name == "SGD":
+        with pytest.raises(ValueError, match="SGD keeps none"):
+            trained(tf_keras.optimizers.legacy)
+        return
+    masks, weights = trained(tf_keras.optimizers.legacy)
+    expected_masks, expected = trained(tf_keras.optimizers)
+    for path, mask in expected_masks.items():
+        np.testing.assert_array_equal(masks[path], mask)
+    for found, want in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(found, want, atol=1e-6)
+
+
+def test_a_kernel_that_a_legacy_optimizer_does_not_train_has_no_momentum_to_clear():
+    model = compiled(tf_keras, dpf_tf.prune(net(tf_keras), 0.5, "gmp", layers="."))
+    optimizer = tf_keras.optimizers.legacy.SGD(0.01, momentum=0.9)
+    updater = dpf_tf.MaskUpdater(model, total_steps=20, optimizer=optimizer)
+    weights = model.trainable_variables[:2]
+    optimizer.apply_gradients((tf.ones_like(weight), weight) for weight in weights)
+    assert updater.update(16).sparsity == pytest.approx(0.5)
+    kernel = pruned_layers(model)[0].kernels["kernel"]
+    momentum = optimizer.get_slot(kernel, "momentum").numpy()
+    np.testing.assert_array_equal(momentum != 0, dpf_tf.get_masks(model)["a/kernel"])
+
+
 def test_a_scheme_may_return_masks_of_the_round_beside_new_ones(keras):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class First(methods.Method):
@@ -307,6 +348,41 @@ def test_layers_that_are_made_late_are_pruned_as_well(keras, method):
     assert len(found) == 2
     assert all(0.2 < sparsity < 0.8 for sparsity in found.values()), found
     assert updater.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["sparse_momentum", "gmp"])
+def test_an_optimizer_that_trains_unknown_to_the_updater_is_noticed(keras, method):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=5)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, method))
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    problem = "compiled with has made no step, at step 5.*optimizer=optimizer"
+    if method == "gmp":
+        with pytest.warns(UserWarning, match=problem):
+            updater.update(5)
+    else:
+        with pytest.raises(ValueError, match=problem):
+            updater.update(5)
+
+
+@pytest.mark.parametrize("stride", [1, 7, 10])
+@pytest.mark.parametrize("method", ["dpf", "one_shot"])
+def test_an_update_makes_up_for_masks_that_were_due_since_the_last(
+    keras, method, stride
+):
+    model = dpf_tf.prune(net(keras), 0.5, method)
+    updater = dpf_tf.MaskUpdater(
+        model, total_steps=100, optimizer=keras.optimizers.SGD()
+    )
+    found = {step: updater.update(step) for step in range(0, 100, stride)}
+    [kernel] = dpf_tf.get_masks(model).values()
+    schedule = pruned_layers(model)[0].settings.schedule
+    sparsity = 0.0
+    for step in found:
+        if any(schedule(t)[0] for t in range(max(0, step - stride + 1), step + 1)):
+            sparsity = 1 - (kernel.size - round(schedule(step)[1] * kernel.size)) / 48
+        assert found[step].sparsity == pytest.approx(sparsity)
+    assert sparsity == pytest.approx(0.5)
 
 
 def test_momenta_of_a_checkpoint_that_would_come_too_late_are_told_of(keras):

@@ -13,8 +13,8 @@
 | "snip"            | largest gradient * weight, once, at the start | masked   |
 | "set"             | drops small weights, grows at random          | masked   |
 | "rigl"            | drops small weights, grows by the gradient    | masked   |
-| "dsr"             | as "set", over the layers                     | masked   |
-| "sparse_momentum" | as "dsr", grows by the momentum               | dense    |
+| "dsr"             | drops below a threshold, grows at random      | masked   |
+| "sparse_momentum" | drops small weights, grows by the momentum    | dense    |
 | "sfp"             | filters, once an epoch; values start anew     | dense    |
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Set
 from typing import Any
 
 from dpf_tf.feedback import masked
@@ -81,12 +82,21 @@ WORDS = {
     "restarts": frozenset({"weights", "pruned_weights", "momenta"}),
 }
 
+# What `dpf_tf.prune` takes beside a method's options.
+BESIDE = ("allocation", "structure", "layers", "exclude")
+
 # What is asked of a method but is said elsewhere.
 ELSEWHERE = {
     "threshold": "A soft threshold is method='st3'.",
     "frequency": "It belongs to the schedule: `PolynomialDecay(..., frequency=...)`.",
     "settle": "It belongs to the callback: `PruningCallback(settle=...)`.",
     "data": "They belong to the callback: `PruningCallback(data=...)`.",
+    "optimizer": "It belongs to the updater: `MaskUpdater(model, optimizer=...)`.",
+    "loss": "It belongs to the updater: `MaskUpdater(model, loss=...)`.",
+    **dict.fromkeys(
+        ("period", "begin_step", "end_step", "freeze_step"),
+        "The steps belong to the schedule: `PolynomialDecay(final_sparsity=...)`.",
+    ),
 }
 
 
@@ -133,13 +143,26 @@ def get(method: Any, **options: Any) -> Method:
         raise TypeError(
             f"Method {method!r} has no option {', '.join(map(repr, unknown))}. "
             f"Its options: {', '.join(known) or 'none'}."
-            + "".join(f" {ELSEWHERE[name]}" for name in unknown if name in ELSEWHERE)
+            + "".join(_hint(name, known) for name in unknown)
         )
     return METHODS[method](**options)
 
 
+def _hint(name: str, known: list[str]) -> str:
+    if name in ELSEWHERE:
+        return f" {ELSEWHERE[name]}"
+    close = difflib.get_close_matches(name, [*known, *BESIDE], n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
 def _check_words(method: Method) -> None:
     for name, known in WORDS.items():
+        if not isinstance(getattr(method, name), Set):
+            raise TypeError(
+                f"`{name}` of {type(method).__name__} is a frozenset of words, such as "
+                f"`frozenset({sorted(known)[:1]})`. Received: "
+                f"{getattr(method, name)!r}"
+            )
         if unknown := sorted(getattr(method, name) - known):
             raise ValueError(
                 f"`{name}` of {type(method).__name__} may hold "

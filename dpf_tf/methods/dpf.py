@@ -16,8 +16,9 @@ class DPF(Method):
 
     The largest dense weights are kept; all of them get the gradient of the pruned ones,
     so that one pruned too early can come back, with the value that it has by then.
-    Momentum is dense and stays as it is. This is the paper, but for one thing: where a
-    whole output filter is pruned its gradient is bounded. Through a batch norm it is 30
+    Momentum is dense and stays as it is. This is the paper, but for one thing (and for
+    the rest at the end, `PruningCallback(settle=...)`): where a whole output filter is
+    pruned its gradient is bounded. Through a batch norm it is 30
     to 300 times the usual. `bounded=False` is the paper to the letter. The other
     options are levers on the weights that go in and out to the end of training.
 
@@ -68,7 +69,9 @@ class DPF(Method):
             return upstream
         return tf.where(mask, upstream, self.pruned_gradient * upstream)
 
-    def penalty(self, kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor | None:
+    def penalty(
+        self, kernel: tf.Tensor, mask: tf.Tensor, state: State
+    ) -> tf.Tensor | None:
         """Returns the decay of pruned weights, if there is one."""
         if self.pruned_decay == 0.0:
             return None

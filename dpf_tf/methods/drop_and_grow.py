@@ -22,13 +22,16 @@ class DropAndGrow(Method):
 
     The masks begin at random, at the final sparsity. Every update drops some of the
     kept weights, by magnitude, and grows as many: those that were pruned before start
-    from zero, and those that it has just dropped, if they are among them, stay.
+    from zero, and those that it has just dropped, if they are among them, stay. Of
+    equal scores the lower index is kept, or grown. A share of a kernel that is less
+    than one weight is none.
 
     A scheme of this kind says by which scores it grows (`growth`); what else differs,
     it overrides.
 
     Args:
-        share: share of the kept weights that is dropped at the first update.
+        share: share of the kept weights that would be dropped at step 0, from which it
+            falls as a cosine; the first update makes the masks, and drops nothing.
         seed: of the random choices.
 
     Attributes:
@@ -177,12 +180,20 @@ def apportion(total: int, weights: np.ndarray, room: np.ndarray) -> list[int]:
     Returns:
         Whole numbers that sum to `total`.
 
+    Raises:
+        ValueError: if a weight is not finite.
+
     Example:
 
         >>> import numpy as np
         >>> apportion(10, np.array([8.0, 1.0, 1.0]), np.array([4, 9, 9]))
         [4, 3, 3]
     """
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"Weights are shared by numbers that are not finite: {weights.tolist()}. "
+            "Look at the optimizer's momenta, or lower the learning rate."
+        )
     weights = np.where(room > 0, np.maximum(weights, 1e-30), 0.0)
     shares, open_ = np.zeros(len(room)), room > 0
     left = float(total)

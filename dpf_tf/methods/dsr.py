@@ -21,7 +21,9 @@ class DSR(DropAndGrow):
 
     Random masks at first, of the same sparsity everywhere; every 100 steps the kept
     weights below a threshold are dropped, in whichever kernel. As many are grown at
-    random, in proportion to the weights that each kernel has left, and start at zero.
+    random, in proportion to the weights that each kernel has left, and start at zero;
+    if one that has just been dropped is among them, it stays as it was (the authors
+    grow others).
     The threshold is doubled when fewer were dropped than wanted, and halved when more.
     The gradient is masked, and the momentum of weights that are pruned or grown is set
     to zero. Nothing moves from the schedule's `end_step` on: what is grown while the
@@ -79,7 +81,7 @@ class DSR(DropAndGrow):
         if sum(below) < (1 - TOLERANCE) * wanted:
             threshold = threshold * np.float32(2)
         elif sum(below) > (1 + TOLERANCE) * wanted:
-            threshold = threshold / np.float32(2)
+            threshold = np.maximum(threshold / np.float32(2), np.float32(MIN))
         round.states[:] = [{"threshold": np.asarray(threshold)}] * len(kept)
         return [min(n, max(0, k - 1)) for n, k in zip(below, kept, strict=True)]
 

@@ -90,7 +90,8 @@ class Method:
 
         Returns:
             Names and float32 arrays. They become variables, saved with the model;
-            `forward` and `backward` get them as tensors, `masks` as `round.states`.
+            `forward`, `backward` and `penalty` get them as tensors, `masks` as
+            `round.states`. None is called `"mask"`.
         """
         return {}
 
@@ -114,7 +115,9 @@ class Method:
         """Whether dead filters get a bounded gradient (`feedback.bounded`)."""
         return False
 
-    def penalty(self, kernel: tf.Tensor, mask: tf.Tensor) -> tf.Tensor | None:
+    def penalty(
+        self, kernel: tf.Tensor, mask: tf.Tensor, state: State
+    ) -> tf.Tensor | None:
         """Returns a scalar to add to the model's losses, or `None` for nothing."""
         return None
 

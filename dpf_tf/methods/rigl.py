@@ -17,12 +17,17 @@ class RigL(DropAndGrow):
     drops a share of its weights, which falls as a cosine to zero at the schedule's
     `end_step`, and grows as many where the gradient, on one batch of the data that
     `PruningCallback(data=...)` is given, is largest. In training the gradient is
-    masked; weights that are pruned or grown are zero, and so is their momentum. The
-    authors make no optimizer step at an update; here one is made at every step.
+    masked; weights that are pruned, or were before they are grown, are zero, and so is
+    their momentum. The authors make no optimizer step at an update; here one is made
+    at every step. Their first update is at step 0, here the masks are made there and
+    move from step 100 on; they add a little noise to the magnitudes by which weights
+    are dropped, and leave the first convolution dense, which has its Erdos-Renyi-Kernel
+    density here.
 
     Args:
-        share: share of the kept weights that is dropped at the first update; 0.3 is the
-            authors' alpha, as 100 steps and an end at 75 % are their choices.
+        share: share of the kept weights that would be dropped at step 0, from which it
+            falls; 0.3 is the authors' alpha, as 100 steps are their choice. Their ends
+            lie at 77 and 78 % of the training, ours at 75 %.
         seed: of the first masks.
 
     Raises:

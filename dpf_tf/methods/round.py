@@ -2,7 +2,7 @@
 
 round.largest()                  the largest magnitudes, by the allocation
 round.largest(scores)            the same of other scores
-round.among_kept(scores)         scores by which only kept weights can be chosen
+round.among_kept(scores, kept)   scores by which only kept weights can be chosen
 round.among_pruned(scores, kept) scores by which only the others can
 select(scores, counts)           exactly so many of each kernel
 """
@@ -153,16 +153,20 @@ class Round:
                 chosen[i] = each
         return units.masks(chosen, self.masks)
 
-    def among_kept(self, scores: Arrays) -> Arrays:
-        """Returns scores that are above zero for kept weights, zero for the others."""
-        return [_only(s, mask) for s, mask in zip(scores, self.masks, strict=True)]
-
-    def among_pruned(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
-        """Returns scores above zero for pruned weights and zero for the others.
+    def among_kept(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
+        """Returns scores above zero for kept weights and zero for the others.
 
         Args:
             scores: float32 arrays of the kernels' shapes, of which magnitudes count.
             kept: masks of what counts as kept; by default the present ones.
+        """
+        kept = self.masks if kept is None else kept
+        return [_only(s, mask) for s, mask in zip(scores, kept, strict=True)]
+
+    def among_pruned(self, scores: Arrays, kept: Arrays | None = None) -> Arrays:
+        """Returns scores above zero for pruned weights and zero for the others.
+
+        Takes the arguments of `among_kept`.
         """
         kept = self.masks if kept is None else kept
         return [_only(s, ~mask) for s, mask in zip(scores, kept, strict=True)]

@@ -15,15 +15,16 @@ class SET(DropAndGrow):
 
     Random masks of Erdos-Renyi-Kernel density at first; once an epoch, each kernel
     drops a share of its weights and grows as many, anywhere. The gradient is masked;
-    weights that are pruned or grown are zero, and so is their momentum. The authors
-    drop the same share of positive and of negative weights and keep it constant; here
-    the magnitude decides, and the share falls as a cosine to zero at the schedule's
-    `end_step`, as in the RigL paper's comparison. A schedule with `frequency=100` gives
-    it RigL's period.
+    weights that are pruned, or were before they are grown, are zero, and so is their
+    momentum. (Of the authors' programs one starts what is grown at zero, the other at
+    random.) They drop the same share of positive and of negative weights and keep it
+    constant; here the magnitude decides, and the share falls as a cosine to zero at the
+    schedule's `end_step`, as in the RigL paper's comparison. A schedule with
+    `frequency=100` gives it RigL's period.
 
     Args:
-        share: share of the kept weights that is dropped at the first update; 0.3 is the
-            authors' zeta.
+        share: share of the kept weights that would be dropped at step 0, from which it
+            falls; 0.3 is the authors' zeta.
         seed: of the random choices.
 
     Raises:

@@ -20,7 +20,8 @@ class SFP(Method):
     filters of smallest L2 norm are pruned, the same share in all layers, without a
     ramp. They are *set* to zero and go on training: the gradient is not masked, so
     that a filter can come back, but its value before is lost. That is the difference to
-    DPF. Momentum stays as it is.
+    DPF. Momentum stays as it is. (The authors' program prunes before the first epoch,
+    too.)
 
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that

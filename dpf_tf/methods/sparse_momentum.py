@@ -26,16 +26,17 @@ class SparseMomentum(DropAndGrow):
     The optimizer sees the dense gradient, so that the momentum of pruned weights is
     known; it stays as it is when they are pruned or grown. Their values are set to zero
     at both; what the optimizer makes of them in between acts on nothing but, through a
-    regularizer, their own momentum, and on the norm by which `global_clipnorm` clips.
-    (The authors' code overwrites the momentum of pruned weights, after each update,
-    with the mean of the others.) The optimizer must have a momentum: SGD with
-    `momentum=`, or Adam, of which the first moment is taken as it is; the authors
-    divide it by the root of the second. They also drop less from kernels that are
-    nearly dense, and leave 1 % of each kernel's room free.
+    regularizer, their own momentum and the norm by which gradients are clipped, and on
+    what goes by the norm of a kernel: a constraint, or an optimizer such as LAMB. (The
+    authors' code overwrites the momentum of pruned weights, after each update, with the
+    mean of the others.) The optimizer must have a momentum: SGD with `momentum=`, or
+    Adam, of which the first moment is taken as it is; the authors divide it by the root
+    of the second. They also drop less from kernels that are nearly dense, but one
+    weight of each at least, and leave 1 % of each kernel's room free.
 
     Args:
-        share: share of the kept weights that is dropped at the first update; 0.5 is the
-            authors' prune rate.
+        share: share of the kept weights that would be dropped at step 0, from which it
+            falls; 0.5 is the authors' prune rate.
         seed: of the first masks.
 
     Raises:

@@ -32,9 +32,9 @@ class ST3(DPF):
     zeros can become more.
 
     Schedule and period are those of DPF. The authors make the masks at every step
-    (`PolynomialDecay(..., frequency=1)`), along a ramp up to half of the training, and
-    clip the gradients; a kept weight that falls below the threshold before the next
-    masks turns its sign there, and is zero here.
+    (`PolynomialDecay(..., frequency=1)`), along a ramp that begins after five epochs
+    and ends at half of the training, and clip the gradients; a kept weight that falls
+    below the threshold before the next masks turns its sign there, and is zero here.
 
     Args:
         rescale: `"filter"` is the authors': `1.01 / (r + 0.01)` for each output filter,
@@ -107,7 +107,7 @@ class ST3(DPF):
         """Returns the kept weights, drawn towards zero and rescaled."""
         above = tf.where(mask, tf.abs(kernel) - state["threshold"], 0.0)
         soft = state["scale"] * tf.sign(kernel) * above
-        return tf.where(above > 0.0, soft, 0.0)
+        return tf.where(above <= 0.0, 0.0, soft)  # NaN is not hidden.
 
     def masks(self, round: Round) -> list[np.ndarray]:
         """Returns the masks of the largest magnitudes, and notes the thresholds."""

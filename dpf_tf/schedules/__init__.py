@@ -49,7 +49,7 @@ def as_schedule(value: Any, of_target: Callable[[float], Any] | None = None) -> 
         return value
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         if of_target is not None:
-            return of_target(float(value))
+            return as_schedule(of_target(float(value)))
         return PolynomialDecay(final_sparsity=float(value))
     if not isinstance(value, type) and callable(value):
         return from_tfmot(value) or Foreign(value)

@@ -19,7 +19,7 @@ class OneShot:
         final_sparsity: share of zeros from `step` on, in `[0, 1)`.
         step: optimizer step at which the mask is made; 0 is before training. `None`
             means half of the training that `fit` announces; it is filled in at the
-            first batch and kept from then on.
+            first batch, and kept as `PolynomialDecay` keeps its end.
 
     Raises:
         TypeError: if an argument has the wrong type.

@@ -28,7 +28,9 @@ class PolynomialDecay:
         initial_sparsity: share of zeros at `begin_step`, in `[0, 1)`.
         begin_step: optimizer step of the first mask update.
         end_step: step at which the ramp ends. `None` means 75 % of the training that
-            `fit` announces; it is filled in at the first batch and kept from then on.
+            `fit` announces; it is filled in at the first batch, and kept in a training
+            that goes on. One whose optimizer counts from 0 again, or that finds all
+            masks dense, fills in its own.
         power: exponent of the ramp, positive; 3 is the cubic ramp.
         frequency: steps between two mask updates (the paper's `p`), or `"epoch"`: as
             many as `fit` announces for an epoch, filled in as `end_step` is.
