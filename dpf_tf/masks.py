@@ -59,9 +59,10 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
             its shape, `False` where pruned.
 
     Raises:
-        TypeError: if an array is not boolean.
+        TypeError: if `masks` is no mapping, or an array not boolean.
         ValueError: if nothing of the model is pruned, paths or shapes are not its, a
-            mask keeps no weight, or the method makes more than masks, as ST-3 does.
+            mask keeps no weight or breaks up what is pruned as one, or the method makes
+            more than masks, as ST-3 does.
 
     Example:
 
@@ -142,7 +143,7 @@ def freeze_masks(model: Any) -> None:
     the method gives them: in DPF the pruned ones move on, and only the kept ones have
     an effect. The thresholds of ST-3 stay as well: a kept weight that falls below its
     own is zero, until it rises again. Pruned filters are silenced, as `dpf_tf.Filters`
-    says.
+    says. Masks below their target are warned of.
 
     Args:
         model: a pruned model or wrapped layer.

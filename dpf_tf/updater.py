@@ -43,8 +43,9 @@ class MaskUpdater:
     """Keeps the masks of a pruned model in a training loop of one's own.
 
     Call `update(step)` before every training step, outside `tf.function` and
-    `strategy.run`, with the number of optimizer steps made so far. `PruningCallback`
-    does the same in `fit`.
+    `strategy.run`, with the number of optimizer steps made so far. Where several steps
+    lie between two calls, a mask that was due between them is made at the second.
+    Training is refused before the first call. `PruningCallback` does the same in `fit`.
 
     Args:
         model: a pruned model or wrapped layer.
@@ -59,8 +60,8 @@ class MaskUpdater:
             that the model is compiled with.
 
     Raises:
-        TypeError: if `model` is no Keras model or layer, `data` no batches, or a number
-            of steps no whole one.
+        TypeError: if `model` is no Keras model or layer, `data` no batches, `loss` no
+            function, `optimizer` none, or a number of steps no whole one.
         ValueError: if nothing of it is pruned, or a method lacks what it looks at.
 
     Example:

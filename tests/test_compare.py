@@ -357,3 +357,17 @@ def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     assert found.files == given.files
     for path in given.files:
         np.testing.assert_array_equal(found[path], given[path])
+
+
+@pytest.mark.parametrize("program", ["compare", "compare_table"])
+def test_help_tells_of_the_flags_that_choose_trainings(program):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{program}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    for flag in ("data", "budget", "arms", "sparsities", "seeds", "results"):
+        assert f"--{flag}:" in done.stdout or f"--[no]{flag}:" in done.stdout

@@ -11,6 +11,7 @@ import tf_keras
 
 import dpf_tf
 from dpf_tf import keras_api, methods, prunable
+from dpf_tf.methods.drop_and_grow import apportion
 from tests.helpers import pruned_layers, values
 
 CONSTANT = {"final_sparsity": 0.5, "initial_sparsity": 0.5, "end_step": 100}
@@ -496,6 +497,63 @@ def test_numpy_numbers_are_options_and_are_saved(keras, tmp_path):
 def test_options_that_would_do_nothing_or_anything_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_kept_nan_is_not_hidden_by_the_soft_threshold(keras):
+    model = compiled(
+        keras, dpf_tf.prune(net(keras), dpf_tf.ConstantSparsity(0.5), "st3")
+    )
+    dpf_tf.MaskUpdater(model).update(0)
+    [layer] = pruned_layers(model)
+    kept = np.argmax(layer.masks["kernel"].numpy())
+    kernel = layer.kernels["kernel"].numpy()
+    kernel.flat[kept] = np.nan
+    layer.kernels["kernel"].assign(kernel)
+    found = np.flatnonzero(np.isnan(layer.masked_kernels["kernel"].numpy()))
+    assert found.tolist() == [kept]
+
+
+def test_the_threshold_of_dsr_comes_back_from_kernels_of_zeros(keras):
+    schedule = dpf_tf.PolynomialDecay(
+        final_sparsity=0.5, initial_sparsity=0.5, end_step=2000, frequency=1
+    )
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "dsr"))
+    [layer] = pruned_layers(model)
+    kernel = layer.kernels["kernel"]
+    weights = kernel.numpy()
+    kernel.assign(np.zeros_like(weights))
+    updater = dpf_tf.MaskUpdater(model, optimizer=keras.optimizers.SGD())
+    for step in range(200):
+        updater.update(step)
+    assert layer.states["kernel"]["threshold"].numpy() > 0
+    flips = 0
+    for step in range(200, 400):
+        kernel.assign(weights)
+        flips += updater.update(step).flips
+    assert flips > 0
+
+
+def test_momenta_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="not finite.*nan"):
+        apportion(3, np.array([1.0, np.nan]), np.array([2, 2]))
+
+
+def test_what_counts_as_kept_can_be_said(keras):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Twice(methods.Method):
+        """Prunes by magnitude, then drops one weight of what is left, grows another."""
+
+        def masks(self, round):
+            kept = round.largest()
+            count = [int(mask.sum()) - 1 for mask in kept]
+            left = methods.select(round.among_kept(round.kernels, kept), count)
+            lots = [round.random(i) for i in range(len(kept))]
+            grown = methods.select(round.among_pruned(lots, kept), [1] * len(kept))
+            assert not any((a & b).any() for a, b in zip(kept, grown, strict=True))
+            return [a | b for a, b in zip(left, grown, strict=True)]
+
+    model = dpf_tf.prune(net(keras), dpf_tf.ConstantSparsity(0.5), Twice())
+    assert dpf_tf.MaskUpdater(model).update(0).sparsity == 0.5
 
 
 def test_nan_is_told_of_by_the_kernels_path(keras):

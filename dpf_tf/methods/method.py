@@ -29,15 +29,16 @@ class Method:
     """A pruning scheme. Its fields are its options, checked when it is made.
 
     To be saved with a model, a scheme of one's own is registered with
-    `keras.saving.register_keras_serializable`.
+    `register_keras_serializable` of the model's Keras.
 
     Attributes:
         allocation: how the sparsity is shared where the user does not say.
         structure: what is pruned as one where the user does not say.
-        only_for: the `name` of the only structure for which the scheme is defined.
-        restarts: what is set to zero where a weight is pruned, or comes back: its
-            value (`"weights"`; `"pruned_weights"` only where it is pruned), the
-            optimizer's momentum of it (`"momenta"`), or nothing.
+        only_for: the `name` of the only structure for which the scheme is defined, such
+            as `"single weights"` or `"filters"`.
+        restarts: what is set to zero where a weight is pruned, or comes back, a
+            frozenset of: its value (`"weights"`; `"pruned_weights"` only where it is
+            pruned), the optimizer's momentum of it (`"momenta"`).
         needs: what `masks` asks its round for, of `"gradients"` and `"momenta"`.
         moves: whether the updates after the first one are what the scheme is about, so
             that a training without them gets a warning.
