@@ -49,8 +49,9 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if `settle` lies outside `[0, 1)`; in `fit`, if the model has no
-            pruned layer, if a mask would be due inside an execution of several steps,
-            or if Keras itself fails on the combination of strategy and options.
+            pruned layer or `callbacks` another `PruningCallback`, if a mask would be
+            due inside an execution of several steps, or if Keras itself fails on the
+            combination of strategy and options.
 
     Example:
 

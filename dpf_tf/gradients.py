@@ -29,14 +29,15 @@ class GradientPass:
     that the layers compute with, so that regularizers of the dense kernels have no
     share in it, and summed over the replicas.
 
-    Raises `TypeError` where `data` are no batches, or `loss` no function.
-
     Args:
         model: the pruned model.
         data: batches, an iterable that is drawn from in turn, or a callable from the
             step to a batch; `None` if there are none.
         loss: `(model, batch) -> loss`, a scalar tensor; by default the loss that the
             model is compiled with.
+
+    Raises:
+        TypeError: if `data` are no batches, or `loss` is no such function.
     """
 
     def __init__(self, model: Any, data: Any, loss: Any = None) -> None:

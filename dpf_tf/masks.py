@@ -120,7 +120,7 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
             raise ValueError(
                 f"The mask of {path} keeps no weight: nothing would get through."
             )
-    for group in collect(model, layers, frozen=True):
+    for group in [] if _is_layer(model) else collect(model, layers, frozen=True):
         broken = group.units.broken([arrays[path] for path in group.paths])
         if broken:
             raise ValueError(
@@ -164,9 +164,7 @@ def freeze_masks(model: Any) -> None:
         Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
     """
     layers = pruned_layers(model)
-    # A layer has no sparsity of its own where several share one.
-    alone = isinstance(model, PruneLowMagnitudeDPF)
-    missed = None if alone else missed_target(model, layers)
+    missed = None if _is_layer(model) else missed_target(model, layers)
     if missed is not None:
         warnings.warn(
             f"The masks are made final at sparsity {missed[0]:.4f}, below the target "
@@ -176,3 +174,8 @@ def freeze_masks(model: Any) -> None:
     silence(model, layers)
     for _, layer in layers:
         layer.set_frozen(True)
+
+
+def _is_layer(model: Any) -> bool:
+    """Tells a layer alone: sparsity and units may be those of several layers."""
+    return isinstance(model, PruneLowMagnitudeDPF)

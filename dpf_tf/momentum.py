@@ -23,7 +23,7 @@ class Momentum:
         optimizer: what trains it; by default what it is compiled with.
 
     Raises:
-        TypeError: if `optimizer` is none.
+        TypeError: if `optimizer` is no optimizer.
     """
 
     def __init__(self, model: Any, optimizer: Any = None) -> None:

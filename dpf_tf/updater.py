@@ -60,8 +60,8 @@ class MaskUpdater:
             that the model is compiled with.
 
     Raises:
-        TypeError: if `model` is no Keras model or layer, `data` no batches, `loss` no
-            function, `optimizer` none, or a number of steps no whole one.
+        TypeError: if `model` is no Keras model or layer, `optimizer` no optimizer,
+            `data` no batches, `loss` no function, or a number of steps no whole one.
         ValueError: if nothing of it is pruned, or a method lacks what it looks at.
 
     Example:
