@@ -287,9 +287,11 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     pruned_paths: list[str] = []
     left: list[str] = []
     already: list[Any] = []
+    others: list[tuple[str, Any]] = []  # Wrapped too, but not asked for.
     for path, layer in walk(model):
         if isinstance(layer, PruneLowMagnitudeDPF):
             if _leaves_wrapped(path, layer, settings, selection, id(layer) in outputs):
+                others.append((path, layer))
                 continue
             _same_or_refuse(path, layer, settings)
             pruned_paths.extend(f"{path}/{kernel}" for kernel in layer.kernels)
@@ -327,6 +329,8 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     pruned_paths += [f"{path}/{k.path}" for path, _, chosen in taken for k in chosen]
     if not new_layers and already:
         return model  # Wrapped before, with equal settings.
+    for path, layer in [] if new_layers else others:
+        _same_or_refuse(path, layer, settings)
     if not new_layers:
         raise ValueError(
             f"Nothing in model '{model.name}' is left to prune. Its kernels: "

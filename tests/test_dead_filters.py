@@ -108,7 +108,7 @@ def size_of_dead_filters(keras, method, options):
             keras.layers.Dense(3, name="logits"),
         ]
     )
-    # No mask update is due after the first.
+    # No mask update is due but at step 0.
     schedule = dpf_tf.ConstantSparsity(0.5, frequency=10**6)
     model = dpf_tf.prune(model, schedule, method, exclude="logits", **options)
     wrapper = next(x for x in model.layers if x.name == "conv")
@@ -121,9 +121,10 @@ def size_of_dead_filters(keras, method, options):
     y = x.mean((1, 2))[:, :3].argmax(1)
     mask = np.ones((3, 3, 4, 16), bool)
     mask[..., ::2] = False
-    updater = dpf_tf.MaskUpdater(model)
     for variable in wrapper.masks.values():
         variable.assign(mask)
+    updater = dpf_tf.MaskUpdater(model)
+    assert updater.update(1).flips == 0  # None is due, but it is in charge.
     for _ in range(5):
         for i in range(0, 256, 32):
             model.train_on_batch(x[i : i + 32], y[i : i + 32])
