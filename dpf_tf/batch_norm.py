@@ -87,7 +87,7 @@ def recalibrate_batch_norm(
     state = [(v, api.dense(v)) for v in model.variables]
     momenta = [norm.momentum for norm in norms]
     pruned = [layer for _, layer in wrappers(model)]
-    permitted = [layer.permit(True) for layer in pruned]
+    permitted = [layer.permit("recalibration") for layer in pruned]
     batches, finished = 0, False
     try:
         for variable, value in state:

@@ -111,7 +111,7 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._updater = MaskUpdater(self.model, data=self._data)
         # Each step is permitted by itself: a `fit` that is broken off leaves nothing.
         for layer in self._updater.layers:
-            layer.permit(False)
+            layer.permit(None)
         if not hasattr(self.model.train_function, "refuses_without_masks"):
             # A step whose tracing was refused, for want of this callback, is unusable.
             made = self.model.make_train_function(force=True)
@@ -137,8 +137,8 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         self._batch = batch
         if self._bound is None:
             self._begin()
-        permitted = [layer.permit(True) for layer in self._updater.layers]
-        if any(permitted):
+        permitted = [layer.permit(self) for layer in self._updater.layers]
+        if any(by not in (None, self) for by in permitted):
             raise ValueError(
                 "Two `PruningCallback`s update the masks of one model. Leave one of "
                 "them out of `callbacks`."
@@ -357,7 +357,7 @@ def _refusing(function: Any, layers: list[Any]) -> Any:
             return function(iterator)
         finally:
             for layer in layers:
-                layer.permit(False)
+                layer.permit(None)
 
     train_function.refuses_without_masks = True  # type: ignore[attr-defined]
     return train_function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def check_masks(group: Group, new: Any, old: list[np.ndarray]) -> None:
 
     Raises:
         ValueError: if there is not a boolean array for each kernel, of its shape; if
-            one keeps nothing, or breaks up what is pruned as one.
+            one keeps nothing, or does not fit the structure.
     """
     name = type(group.settings.method).__name__
     arrays = isinstance(new, list | tuple) and all(
@@ -41,31 +42,39 @@ def check_masks(group: Group, new: Any, old: list[np.ndarray]) -> None:
             )
     if type(group.settings.method) in methods.METHODS.values():
         return  # These choose units by `Round.largest`.
-    if broken := group.units.broken(new):
+    if odd := group.units.misfits(new):
         raise ValueError(
-            f"{name}.masks breaks up what {group.settings.structure} prunes as one, in "
-            f"{', '.join(group.paths[i] for i in broken[:8])}. Choose by "
+            f"{name}.masks returns masks that do not fit {group.settings.structure}, "
+            f"for {', '.join(group.paths[i] for i in odd[:8])}. Choose by "
             "`round.largest(scores)`; or say `only_for = 'single weights'`."
         )
 
 
-def check_states(group: Group, states: list[dict[str, np.ndarray]]) -> None:
-    """Refuses states of other names than the method's `state` returns.
+def check_states(group: Group, states: Any) -> None:
+    """Refuses states of another form than the method's `state` returns.
 
     Args:
         group: the kernels.
         states: what their method has made of the round's.
 
     Raises:
-        ValueError: if a kernel's has a name too many, or too few.
+        ValueError: if there is not one for each kernel, with these names and shapes.
     """
-    for path, before, after in zip(group.paths, group.states, states, strict=True):
-        if before.keys() != after.keys():
-            raise ValueError(
-                f"{type(group.settings.method).__name__} keeps "
-                f"{sorted(before) or 'nothing'} for a kernel, as its `state` says, and "
-                f"has put {sorted(after)} in `round.states` for {path}."
-            )
+    expected = [_form(state) for state in group.states]
+    found = [_form(state) for state in states]
+    if found != expected:
+        raise ValueError(
+            f"{type(group.settings.method).__name__}.masks must leave in "
+            "`round.states`, for each kernel, what its `state` has named. Expected: "
+            f"{expected}. Found: {found}"
+        )
+
+
+def _form(state: Any) -> Any:
+    """Returns the shapes of what is kept, by name."""
+    if not isinstance(state, Mapping):
+        return state
+    return {name: tuple(np.shape(value)) for name, value in state.items()}
 
 
 def _described(arrays: Any) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from dpf_tf import keras_api
 from dpf_tf.batch_norm import check_batches
@@ -17,7 +16,6 @@ from dpf_tf.graph import wrappers
 from dpf_tf.layer_call import untraced
 from dpf_tf.methods import Method
 
-_LOSSES = (keras.losses.Loss, tf_keras.losses.Loss)
 LARGEST_SCALE = 2.0**15  # What Keras's loss scaling begins with.
 
 
@@ -42,11 +40,7 @@ class GradientPass:
 
     def __init__(self, model: Any, data: Any, loss: Any = None) -> None:
         check_data(data)
-        if loss is not None and (isinstance(loss, _LOSSES) or not callable(loss)):
-            raise TypeError(
-                "`loss` must be a function `(model, batch) -> loss`, which calls the "
-                f"model. Received: {loss!r} (of type {type(loss).__name__})"
-            )
+        check_loss(loss)
         self._model, self._data, self._loss = model, data, loss
         self._batches: Iterator[Any] | None = None
         self._compiled: dict[tuple[int, ...], Any] = {}
@@ -62,7 +56,8 @@ class GradientPass:
                 "`dpf_tf.PruningCallback(data=training_dataset)`; in a loop of your "
                 "own, make `dpf_tf.MaskUpdater(model, data=training_dataset)`."
             )
-        if self._loss is None and getattr(self._model, "optimizer", None) is None:
+        compiled = getattr(self._model, "optimizer", None) is not None
+        if self._loss is None and not compiled and not _has_own_loss(self._model):
             raise ValueError(
                 f"{type(method).__name__} looks at the gradient of the loss, and the "
                 "model is not compiled with one. Give it: `dpf_tf.MaskUpdater(model, "
@@ -84,7 +79,7 @@ class GradientPass:
         api = keras_api.of(self._model)
         batch = self._next_batch(step)
         layers = [layer for _, layer in wrappers(self._model)]
-        permitted = [layer.permit(True) for layer in layers]
+        permitted = [layer.permit(self) for layer in layers]
         known = self._metrics()
         counted = [variable for metric in known for variable in metric.variables]
         touched = [*self._model.non_trainable_variables, *counted]
@@ -216,6 +211,31 @@ def _over_and_over(data: Any) -> Iterator[Any]:
             yield batch
         if empty:
             raise ValueError("`data` holds no batches to find gradients with.")
+
+
+def _has_own_loss(model: Any) -> bool:
+    """Tells whether a model's class computes its loss itself."""
+    usual = keras_api.of(model).module.Model.compute_loss
+    return getattr(type(model), "compute_loss", usual) is not usual
+
+
+def check_loss(loss: Any) -> None:
+    """Checks the function by which the loss of a batch is found.
+
+    Raises:
+        TypeError: if it is none, or one of the outputs.
+    """
+    if loss is None:
+        return
+    kinds = tuple(api.module.losses.Loss for api in keras_api.BOTH)
+    of_outputs = isinstance(loss, kinds) or (
+        callable(loss) and "y_true" in inspect.signature(loss).parameters
+    )
+    if of_outputs or not callable(loss):
+        raise TypeError(
+            "`loss` must be a function `(model, batch) -> loss`, which calls the "
+            f"model. Received: {loss!r} (of type {type(loss).__name__})"
+        )
 
 
 def check_data(data: Any) -> None:

@@ -61,8 +61,8 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
     Raises:
         TypeError: if `masks` is no mapping, or an array not boolean.
         ValueError: if nothing of the model is pruned, paths or shapes are not its, a
-            mask keeps no weight or breaks up what is pruned as one, or the method makes
-            more than masks, as ST-3 does.
+            mask keeps no weight or does not fit the structure, or the method makes more
+            than masks, as ST-3 does.
 
     Example:
 
@@ -120,13 +120,12 @@ def set_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
             raise ValueError(
                 f"The mask of {path} keeps no weight: nothing would get through."
             )
-    for group in [] if _is_layer(model) else collect(model, layers, frozen=True):
-        broken = group.units.broken([arrays[path] for path in group.paths])
-        if broken:
+    for group in collect(model, layers, frozen=True) if _is_whole(model) else []:
+        found = group.units.misfits([arrays[path] for path in group.paths])
+        if found:
             raise ValueError(
-                f"The masks of {', '.join(group.paths[i] for i in broken[:8])} are "
-                f"not of whole units of {group.settings.structure}, by which the "
-                "model is pruned."
+                f"The masks of {', '.join(group.paths[i] for i in found[:8])} do not "
+                f"fit {group.settings.structure}, by which the model is pruned."
             )
     for path, array in arrays.items():
         variables[path].assign(array)
@@ -164,11 +163,12 @@ def freeze_masks(model: Any) -> None:
         Lin et al., 2020, section 5: optional fine-tuning of the final sparse model.
     """
     layers = pruned_layers(model)
-    missed = None if _is_layer(model) else missed_target(model, layers)
+    missed = missed_target(model, layers) if _is_whole(model) else None
     if missed is not None:
         warnings.warn(
-            f"The masks are made final at sparsity {missed[0]:.4f}, below the target "
-            f"{missed[1]}: they have not been made yet, or the ramp has not ended.",
+            f"The masks of '{model.name}' are made final at sparsity {missed[0]:.4f}, "
+            f"and the target is {missed[1]}: the ramp has not ended, or other layers "
+            "share that sparsity.",
             stacklevel=2,
         )
     silence(model, layers)
@@ -176,6 +176,8 @@ def freeze_masks(model: Any) -> None:
         layer.set_frozen(True)
 
 
-def _is_layer(model: Any) -> bool:
-    """Tells a layer alone: sparsity and units may be those of several layers."""
-    return isinstance(model, PruneLowMagnitudeDPF)
+def _is_whole(model: Any) -> bool:
+    """Tells whether sparsity and units can be judged: of a model, all of it made."""
+    if isinstance(model, PruneLowMagnitudeDPF):
+        return False  # It may share them with others.
+    return all(layer.built for _, layer in pruned_layers(model))

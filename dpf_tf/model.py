@@ -136,7 +136,8 @@ def prune(
 
     As `prune_low_magnitude_dpf`, which is this with `method="dpf"`. The schemes share
     the wrapper, the schedules, the allocations and the callback, so that they compare.
-    A model can be pruned in several calls, of which each chooses other layers.
+    A model can be pruned in several calls, of which each chooses other layers; whole
+    filters in the first of them.
 
     Args:
         model: see `prune_low_magnitude_dpf`.
@@ -276,7 +277,8 @@ def _same_or_refuse(path: str, wrapper: Any, settings: Settings) -> Any:
     raise ValueError(
         f"Layer '{path}' is wrapped already, with other settings: {wrapper.settings}. "
         f"Now asked for: {settings}. Start again from the unwrapped model, or from "
-        "`strip_pruning(pruned)`."
+        "`strip_pruning(pruned)`. To prune other layers of it, leave this one out by "
+        "`exclude=` (whole filters are pruned before other structures, in one call)."
     )
 
 
@@ -329,9 +331,9 @@ def _prune_graph(model: Any, settings: Settings, selection: Selection) -> Any:
     pruned_paths += [f"{path}/{k.path}" for path, _, chosen in taken for k in chosen]
     if not new_layers and already:
         return model  # Wrapped before, with equal settings.
-    for path, layer in [] if new_layers else others:
-        _same_or_refuse(path, layer, settings)
     if not new_layers:
+        for path, layer in others:
+            _same_or_refuse(path, layer, settings)
         raise ValueError(
             f"Nothing in model '{model.name}' is left to prune. Its kernels: "
             f"{', '.join(left[:8]) or 'none'}. Choose some with `layers=`, a regular "

@@ -27,13 +27,15 @@ class Momentum:
     """
 
     def __init__(self, model: Any, optimizer: Any = None) -> None:
-        if optimizer is not None and not hasattr(optimizer, "apply_gradients"):
+        known = hasattr(optimizer, "apply_gradients")
+        if optimizer is not None and (isinstance(optimizer, type) or not known):
             raise TypeError(
                 "`optimizer` must be the optimizer that trains the model, an object. "
                 f"Received: {optimizer!r} (of type {type(optimizer).__name__})"
             )
         self._model, self._given = model, optimizer
-        self._told = False  # That something is odd about the optimizer.
+        self._told: set[str] = set()  # What is odd about the optimizer.
+        self._first: tuple[int, int] | None = None  # Its steps when it was first asked.
 
     @property
     def _optimizer(self) -> Any:
@@ -62,17 +64,18 @@ class Momentum:
         """
         if lacks_momentum(self._optimizer):  # tf_keras has variables all the same.
             return [[] for _ in kernels]
-        self._require_optimizer(method, step)
+        self._notice_idle(method, step)
         built = is_built(self._optimizer)
-        if not built and self._given is not None and step:
+        legacy = _is_legacy(self._optimizer)  # These make variables one by one.
+        if not built and self._given is not None and step and not legacy:
             raise ValueError(
                 f"At step {step} the optimizer has no variables as yet: momenta of a "
                 "checkpoint would come too late. Call "
                 "`optimizer.build(model.trainable_variables)` before this update."
             )
         needed = step > 0 or "momenta" in method.needs
-        if not built and self._given is None and needed:
-            with self._model.distribute_strategy.scope():
+        if not built and needed and (self._given is None or legacy):
+            with keras_api.strategy_of(self._model).scope():
                 build(self._optimizer, self._model.trainable_variables)
         found = momenta(self._optimizer, kernels)
         if is_built(self._optimizer) and not any(found):
@@ -89,29 +92,32 @@ class Momentum:
                 "`needs = frozenset({'momenta'})`."
             )
         found = self.variables(method, kernels, step)
-        if not is_built(self._optimizer):
+        if not is_built(self._optimizer) and not step:
             return [np.zeros(kernel.shape, np.float32) for kernel in kernels]
         if not all(found):
             self._refuse(method)
         dense = keras_api.of(self._model).dense
         return [keras_api.numpy_view(dense(momentum)) for momentum, *_ in found]
 
-    def _require_optimizer(self, method: Method, step: int) -> None:
+    def _notice_idle(self, method: Method, step: int) -> None:
         """Refuses, or warns of, an optimizer of `compile` that makes no steps."""
         made = getattr(self._optimizer, "iterations", None)
-        if self._given is not None or not step or made is None:
+        if self._given is not None or made is None:
             return
-        if int(tf.convert_to_tensor(made)):
+        now = step, int(tf.convert_to_tensor(made))
+        first = self._first = self._first or now
+        if now[0] <= first[0] or now[1] > first[1]:
             return
+        looks = "momenta" in method.needs
         problem = (
-            f"{type(method).__name__} looks at the optimizer's momentum, or clears it, "
-            "and the one that the model is compiled with has made no step, at step "
-            f"{step}. If your loop trains with another, give it: "
-            "`dpf_tf.MaskUpdater(model, optimizer=optimizer)`."
+            f"{type(method).__name__} {'looks at' if looks else 'clears'} the momentum "
+            "of the optimizer, and that which the model is compiled with has made no "
+            f"step from step {first[0]} to step {step}. If your loop trains with "
+            "another, give it: `dpf_tf.MaskUpdater(model, optimizer=optimizer)`."
         )
-        if "momenta" in method.needs:
+        if looks:
             raise ValueError(problem)
-        self._tell(problem)
+        self._tell("idle", problem)
 
     def _refuse(self, method: Method) -> None:
         raise ValueError(
@@ -124,16 +130,17 @@ class Momentum:
         if "momenta" in method.needs:
             return
         self._tell(
+            "none",
             f"{type(method).__name__} clears the momentum of weights that are pruned, "
             f"and finds none in {type(self._optimizer).__name__}. If it keeps some "
             "under a name of its own, pruned weights go on moving. SGD and Adam are "
-            "known."
+            "known.",
         )
 
-    def _tell(self, problem: str) -> None:
-        if not self._told:
-            self._told = True
-            warnings.warn(problem, stacklevel=9)
+    def _tell(self, what: str, problem: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(problem, stacklevel=8)
 
 
 def optimizer_of(model: Any, optimizer: Any = None) -> Any:

@@ -44,8 +44,9 @@ class MaskUpdater:
 
     Call `update(step)` before every training step, outside `tf.function` and
     `strategy.run`, with the number of optimizer steps made so far. Where several steps
-    lie between two calls, a mask that was due between them is made at the second.
-    Training is refused before the first call. `PruningCallback` does the same in `fit`.
+    lie between two calls, a mask that was due between them is made at the second; what
+    was due before the first call is not made up for. Training is refused before it.
+    `PruningCallback` does the same in `fit`.
 
     Args:
         model: a pruned model or wrapped layer.
@@ -106,16 +107,13 @@ class MaskUpdater:
         self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
         self._sparsity = 0.0
         self._seen: int | None = None  # The step of the last update.
-        total_steps, epoch_steps = (
-            None if number is None else checked(f"`{name}`", _number(number), least=1)
-            for name, number in (
-                ("total_steps", total_steps),
-                ("epoch_steps", epoch_steps),
-            )
-        )
+        if total_steps is not None:
+            total_steps = checked("`total_steps`", _number(total_steps), least=1)
+        if epoch_steps is not None:
+            epoch_steps = checked("`epoch_steps`", _number(epoch_steps), least=1)
+        self._lengths = total_steps, epoch_steps
         self.measure()
-        if total_steps is not None or epoch_steps is not None:
-            self.resolve(total_steps, epoch_steps)
+        self.resolve(*self._lengths)
         for settings in self.settings:
             self._gradients.check(settings.method)
             self._momentum.check(settings.method)
@@ -129,11 +127,17 @@ class MaskUpdater:
         """Fills in what schedules leave to the length of the training.
 
         The length of an earlier training counts no longer if `anew` says so, or if it
-        has left all masks dense.
+        has left all masks dense that can change.
         """
-        anew = total_steps is not None and (anew or not self._sparsity)
-        for layer in self.layers:
-            layer.resolve_schedule(total_steps, epoch_steps, anew)
+        if total_steps is None and epoch_steps is None:
+            return
+        layers = [layer for _, layer in movable(self._pruned_layers())]
+        masks = [mask for layer in layers for mask in layer.masks.values()]
+        anew = anew or count_kept(masks) == size(masks)
+        for layer in layers:
+            layer.resolve_schedule(
+                total_steps, epoch_steps, anew and total_steps is not None
+            )
         self._grouped = []
 
     def due(self, step: int) -> bool:
@@ -168,14 +172,18 @@ class MaskUpdater:
         """
         step = checked("`step`", _number(step))
         since = step if self._seen is None else min(step, self._seen + 1)
+        if self._seen is None and not step:
+            self.resolve(*self._lengths, anew=True)
+        if self._due_settings(range(since, step + 1)):
+            update = self.recompute(step, since)
+        else:
+            self.begin(step)
+            update = MaskUpdate(self._sparsity, 0)
         if self._seen is None:  # From now on somebody is in charge of the masks.
             for layer in self.layers:
                 layer.watch(self)
         self._seen = step
-        if not self._due_settings(range(since, step + 1)):
-            self.begin(step)
-            return MaskUpdate(self._sparsity, 0)
-        return self.recompute(step, since)
+        return update
 
     def begin(self, step: int) -> None:
         """Looks, once, at the masks with which the training begins or goes on.
@@ -204,27 +212,26 @@ class MaskUpdater:
                     "if there is one. Count from 0 (a new `compile` does, with a new "
                     f"optimizer), or give the schedule a later begin: "
                     f"{settings.schedule}.",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
 
     def _warn_of_early_masks(self, step: int) -> None:
-        early = {
-            str(layer.settings.schedule)
-            for _, layer in movable(self._pruned_layers())
-            if layer.settings.schedule.last_update(step) is None
-            and count_kept(masks := list(layer.masks.values())) < size(masks)
-        }
-        if early:
-            warnings.warn(
-                f"At step {step} no mask has been due yet, and there are some that "
-                "prune, of an earlier training for instance. They stay until the "
-                f"schedule makes new ones: {', '.join(early)}. To begin dense, prune "
-                "the model anew.",
-                stacklevel=5,
-            )
+        layers = [layer for _, layer in movable(self._pruned_layers())]
+        for settings in self.settings:
+            same = [layer for layer in layers if layer.settings == settings]
+            masks = [mask for layer in same for mask in layer.masks.values()]
+            late = settings.schedule.last_update(step) is None
+            if late and count_kept(masks) < size(masks):
+                warnings.warn(
+                    f"At step {step} no mask has been due yet, and there are some that "
+                    "prune, of an earlier training for instance. They stay until the "
+                    f"schedule makes new ones: {settings.schedule}. To begin dense, "
+                    "build and prune the model anew.",
+                    stacklevel=4,
+                )
 
     def recompute(self, step: int, since: int | None = None) -> MaskUpdate:
-        """Recomputes, as of `step`, the masks due at a step from `since` up to it."""
+        """Recomputes the masks due at a step from `since` up to `step`, as of then."""
         if not tf.executing_eagerly() or (
             tf.distribute.has_strategy()
             and not tf.distribute.in_cross_replica_context()
@@ -244,7 +251,9 @@ class MaskUpdater:
             if not layer.built and (layer in self._late or layer.settings in settings)
         ]
         before = None if self._begun else count_kept([m for g in due for m in g.masks])
-        updates = [self._update_group(group, _as_of(group, steps)) for group in due]
+        updates = []
+        for group in due:
+            updates.append(self._update_group(group, _as_of(group, step)))
         if before is not None and due:
             self._begun = True
             self._warn_if_set_back(before, sum(kept for _, kept in updates), due, step)
@@ -385,7 +394,7 @@ class MaskUpdater:
                 "counted anew, as the optimizer does after a new `compile`. To train "
                 "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
                 "before; to go on with the schedule, go on with the old count "
-                "(`optimizer.iterations`). Now there is: "
+                "(`optimizer.iterations`). The schedule is now: "
                 f"{', '.join(str(group.settings.schedule) for group in groups)}.",
                 stacklevel=4,
             )
@@ -427,12 +436,9 @@ class MaskUpdater:
             )
 
 
-def _as_of(group: Group, steps: range) -> int:
-    """Returns the last of the steps, or when a mask was due before its layers' time."""
-    schedule, step = group.settings.schedule, steps[-1]
-    if any(schedule(t)[0] for t in steps):
-        return step
-    due = schedule.last_update(step)
+def _as_of(group: Group, step: int) -> int:
+    """Returns when the last mask was due, if only before its layers' time."""
+    due = group.settings.schedule.last_update(step)
     return step if due is None else due
 
 

@@ -47,7 +47,7 @@ class _State:
     frozen: bool
     # Who is in charge of the masks, while they live.
     watchers: weakref.WeakSet[Any] = dataclasses.field(default_factory=weakref.WeakSet)
-    permitted: bool = False  # The next training step was prepared by `fit`'s callback.
+    permitted: Any = None  # Who has prepared the next training step, in `fit`.
     called: bool = False  # The layer was called to make its kernels.
     made: bool = False  # The masks are.
     kernels: tuple[Kernel, ...] = ()
@@ -428,15 +428,19 @@ class PruneLowMagnitudeDPF:
         """Notes that an object is in charge of the masks, as long as it lives."""
         self._state.watchers.add(updater)
 
-    def permit(self, permitted: bool) -> bool:
-        """Permits, or not, calls in training; returns what held before."""
-        before, self._state.permitted = self._state.permitted, permitted
+    def permit(self, by: Any) -> Any:
+        """Permits calls in training, or not if `by` is `None`; returns who did before.
+
+        Args:
+            by: the object that has seen to the masks.
+        """
+        before, self._state.permitted = self._state.permitted, by
         return before
 
     def check_watched(self, training: Any) -> None:
         """Refuses a call in training while nothing updates the masks."""
         state = self._state
-        if state.permitted or state.frozen or state.watchers:
+        if state.permitted is not None or state.frozen or state.watchers:
             return
         if training is not True and not isinstance(training, int | np.bool_):
             return  # Not known here: None, or a tensor.
@@ -460,8 +464,13 @@ class PruneLowMagnitudeDPF:
             epoch_steps: those of an epoch.
             anew: whether the length of an earlier training no longer counts.
         """
-        settings = self._state.asked if anew else self.settings
-        schedule = settings.schedule.resolve(total_steps, epoch_steps)
+        schedule = self.settings.schedule
+        if anew:
+            known = getattr(schedule, "frequency", None)
+            if epoch_steps is None and isinstance(known, int):
+                epoch_steps = known  # If it is of an epoch, else it has no effect.
+            schedule = self._state.asked.schedule
+        schedule = schedule.resolve(total_steps, epoch_steps)
         self._state.settings = dataclasses.replace(self.settings, schedule=schedule)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -326,6 +326,24 @@ def test_two_callbacks_for_one_model_are_refused(keras):
     fit(model, dpf_tf.PruningCallback())
 
 
+def test_a_step_that_is_made_anew_during_fit_is_no_second_callback(keras):
+    class Remake(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.make_train_function(force=True)
+
+    fit(small_model(keras, RAMP), dpf_tf.PruningCallback(), Remake(), epochs=2)
+
+
+def test_final_masks_do_not_mind_the_length_of_a_later_fit(keras):
+    ramp = dpf_tf.PolynomialDecay(final_sparsity=0.5, begin_step=30, frequency=4)
+    model = small_model(keras, ramp)
+    fit(model, dpf_tf.PruningCallback(), epochs=2)
+    dpf_tf.freeze_masks(model)
+    model.compile("sgd", "mse")
+    fit(model, dpf_tf.PruningCallback(), batch_size=16)  # Ends at step 16.
+    assert kept_weights(model) == 128
+
+
 @pytest.mark.parametrize("method", ["dpf", "set", "rigl"])
 def test_a_trial_of_few_steps_does_not_shorten_the_training_after_it(keras, method):
     def begun(trial):
@@ -370,8 +388,17 @@ def test_an_updater_fills_in_another_length_while_the_masks_are_dense(keras):
         updater = dpf_tf.MaskUpdater(model, total_steps=total)
         assert model.layers[0].settings.schedule.end_step == 0.75 * total
     updater.update(2992)
-    dpf_tf.MaskUpdater(model, total_steps=40)
+    updater = dpf_tf.MaskUpdater(model, total_steps=40)
     assert model.layers[0].settings.schedule.end_step == 3000
+    with pytest.warns(UserWarning, match=r"set the sparsity back.*end_step=30"):
+        updater.update(0)
+
+
+def test_the_length_of_an_epoch_is_kept_where_only_the_training_s_is_told(keras):
+    model = small_model(keras, dpf_tf.ConstantSparsity(0.9, frequency="epoch"))
+    dpf_tf.MaskUpdater(model, total_steps=40, epoch_steps=8)
+    updater = dpf_tf.MaskUpdater(model, total_steps=80)
+    assert [step for step in range(20) if updater.due(step)] == [0, 8, 16]
 
 
 def test_later_fits_run_the_step_that_the_first_one_traced(keras):
@@ -645,7 +672,7 @@ def test_a_ramp_that_starts_anew_is_warned_about_with_the_numbers(keras):
     model = small_model(keras, RAMP)
     fit(model, dpf_tf.PruningCallback())
     model.compile(keras.optimizers.SGD(0.01), "mse")  # Its iterations are 0.
-    told = r"step 0 .* from 0\.8984 to 0\.0000.*Now there is: .*end_step=40"
+    told = r"step 0 .* from 0\.8984 to 0\.0000.*schedule is now: .*end_step=40"
     with pytest.warns(UserWarning, match=told):
         fit(model, dpf_tf.PruningCallback())
 

@@ -64,7 +64,7 @@ def test_the_filters_are_those_of_the_layer(keras, layer):
         weights = tf.where(dead, 300.0, 1.0) * tf.random.stateless_normal(
             outputs.shape, [1, 2]
         )
-        wrapped.permit(True)
+        wrapped.permit("test")
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(weights * wrapped(inputs, training=True))
         (kernel,) = wrapped.kernels.values()

@@ -324,7 +324,7 @@ def prune_half(wrapper):
     rng = np.random.default_rng(2)
     for mask in wrapper.masks.values():
         mask.assign(rng.random(tuple(mask.shape)) < 0.5)
-    wrapper.permit(True)
+    wrapper.permit("test")
 
 
 def write_masked(wrappers, source, target):
@@ -664,7 +664,7 @@ def test_state_is_kept_and_reset_as_in_the_dense_model(keras):
 def test_whether_it_is_training_reaches_the_wrapped_layer(keras, training):
     case = CASES["own block"]
     wrapper = wrapped(keras, case)
-    wrapper.permit(True)
+    wrapper.permit("test")
     args, _ = case.call()
     mean = wrapper.norm.moving_mean.numpy()
     wrapper(*args, training=training)
@@ -674,7 +674,7 @@ def test_whether_it_is_training_reaches_the_wrapped_layer(keras, training):
 
 def test_training_may_be_given_as_a_tensor(keras):
     wrapper = wrapped(keras, CASES["Dense"])
-    wrapper.permit(True)
+    wrapper.permit("test")
     args, _ = CASES["Dense"].call()
     for training in (True, False):
         output = wrapper(*args, training=tf.constant(training))

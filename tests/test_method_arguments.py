@@ -232,9 +232,13 @@ def test_masks_of_a_wrong_form_are_refused_with_what_was_expected(keras):
 
 def own(**overridden):
     """A scheme that differs from DPF in what is given."""
-    body = {name: overridden[name] for name in overridden}
     return dataclasses.make_dataclass(
-        "Own", [], bases=(methods.Method,), namespace=body, frozen=True, kw_only=True
+        "Own",
+        [],
+        bases=(methods.Method,),
+        namespace=overridden,
+        frozen=True,
+        kw_only=True,
     )()
 
 
@@ -245,6 +249,21 @@ def half_at_random(method, round):
 
 def extra_state(method, round):
     round.states[0]["other"] = np.zeros((), np.float32)
+    return round.masks
+
+
+def no_state(method, round):
+    round.states[0] = None
+    return round.masks
+
+
+def half_state(method, round):
+    del round.states[0]
+    return round.masks
+
+
+def wide_state(method, round):
+    round.states[0] = {"n": np.ones(2)}
     return round.masks
 
 
@@ -264,7 +283,18 @@ def extra_state(method, round):
             ValueError,
             "keeps no weight of a/kernel",
         ),
-        ({"masks": extra_state}, ValueError, r"keeps nothing.* \['other'\] .*a/kernel"),
+        (
+            {"masks": extra_state},
+            ValueError,
+            r"Expected: \[{}, {}\]. .*{'other': \(\)}",
+        ),
+        ({"masks": no_state}, ValueError, r"Expected: \[{}, {}\]. Found: \[None, {}\]"),
+        ({"masks": half_state}, ValueError, r"Expected: \[{}, {}\]. Found: \[{}\]"),
+        (
+            {"state": lambda *_: {"n": np.ones(())}, "masks": wide_state},
+            ValueError,
+            r"Expected: \[{'n': \(\)}.*Found: \[{'n': \(2,\)}",
+        ),
         ({"state": lambda *_: {"mask": np.ones(())}}, ValueError, "name of the mask"),
         ({"schedule": lambda *_: "late"}, TypeError, "must be a target.*'late'"),
     ],
@@ -287,10 +317,10 @@ def test_a_scheme_that_looks_at_momenta_without_saying_so_is_told_to(keras):
 @pytest.mark.parametrize(
     "structure", [dpf_tf.Filters(), dpf_tf.Block(1, 4), dpf_tf.NofM(2, 4)]
 )
-def test_a_scheme_that_breaks_up_a_structure_s_units_is_refused(keras, structure):
+def test_a_scheme_whose_masks_do_not_fit_the_structure_is_refused(keras, structure):
     schedule = dpf_tf.ConstantSparsity(0.5)
     scattered = make(keras, own(masks=half_at_random), schedule, structure=structure)
-    with pytest.raises(ValueError, match=r"breaks up .* in a/kernel.*round.largest"):
+    with pytest.raises(ValueError, match=r"do not fit .* for a/kernel.*round.largest"):
         dpf_tf.MaskUpdater(scattered).update(0)
     random = own(masks=lambda _, round: round.largest([*map(round.random, range(2))]))
     whole = make(keras, random, schedule, structure=structure)
@@ -302,7 +332,9 @@ def test_a_scheme_that_breaks_up_a_structure_s_units_is_refused(keras, structure
     [
         ({"loss": "mse"}, TypeError, "`loss` must be a function.*Received: 'mse'"),
         ({"loss": tf_keras.losses.Huber()}, TypeError, "`loss` must be a func"),
+        ({"loss": tf_keras.losses.mse}, TypeError, "`loss` must be a function"),
         ({"optimizer": "sgd"}, TypeError, "`optimizer` must be .*Received: 'sgd'"),
+        ({"optimizer": tf_keras.optimizers.SGD}, TypeError, "`optimizer` must be"),
         ({"data": "train"}, TypeError, "`data` must be an iterable.*type str"),
         ({"data": {"x": 1}}, TypeError, "`data` must be an iterable.*type dict"),
         ({"total_steps": 0.5}, TypeError, "`total_steps` must be"),
@@ -345,7 +377,7 @@ def test_an_option_that_is_none_comes_with_what_may_be_meant(option, message):
         methods.get("dpf", **{option: 1})
 
 
-def test_layers_can_be_pruned_by_several_schemes(keras):
+def test_layers_can_be_pruned_by_several_schemes(keras, tmp_path):
     model = keras.Sequential(
         [
             keras.Input((6,)),
@@ -355,13 +387,35 @@ def test_layers_can_be_pruned_by_several_schemes(keras):
         ]
     )
     model = dpf_tf.prune(model, 0.25, "gmp", layers="a/")
+    with pytest.raises(
+        ValueError, match="'a' is wrapped already, with other .*exclude"
+    ):
+        dpf_tf.prune(model, 0.75, "dpf")
     model = dpf_tf.prune(model, 0.75, "dpf", exclude="a/")
     model.compile("sgd", "mse")
     fit(model, epochs=5)
-    found = {path: 1 - m.mean() for path, m in dpf_tf.get_masks(model).items()}
-    assert found == {"a/kernel": 0.25, "b/kernel": 0.75}
-    kinds = [type(layer.settings.method) for layer in pruned_layers(model)]
-    assert kinds == [methods.GMP, methods.DPF]
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.models.load_model(tmp_path / "model.keras")):
+        found = {path: 1 - m.mean() for path, m in dpf_tf.get_masks(each).items()}
+        assert found == {"a/kernel": 0.25, "b/kernel": 0.75}
+        kinds = [type(layer.settings.method) for layer in pruned_layers(each)]
+        assert kinds == [methods.GMP, methods.DPF]
+        kernel = dpf_tf.strip_pruning(each).get_layer("a").get_weights()[0]
+        assert (kernel == 0).sum() == 12
+
+
+def test_whole_filters_are_pruned_before_single_weights(keras):
+    layers = [keras.layers.Dense(8, name="a"), keras.layers.Dense(10, name="b")]
+    layers = [keras.Input((6,)), *layers, keras.layers.Dense(2, name="c")]
+    model = dpf_tf.prune(
+        keras.Sequential(layers), 0.5, structure=dpf_tf.Filters(), exclude="b/"
+    )
+    both = dpf_tf.prune(model, 0.75, layers="b/")
+    dpf_tf.MaskUpdater(both, total_steps=1).update(16)
+    found = {path: 1 - m.mean() for path, m in dpf_tf.get_masks(both).items()}
+    assert found == {"a/kernel": 0.5, "b/kernel": 0.75}
+    with pytest.raises(ValueError, match="whole filters are pruned before"):
+        dpf_tf.prune(model, 0.25, structure=dpf_tf.Filters(), layers="b/")
 
 
 def test_every_public_scheme_tells_its_options_and_its_source():
@@ -411,13 +465,13 @@ def one_weight_each(model):
     return masks
 
 
-def test_masks_that_break_up_a_structure_s_units_are_refused(keras):
+def test_masks_that_do_not_fit_the_structure_are_refused(keras):
     model = make(keras, structure=dpf_tf.Filters())
     masks = dpf_tf.get_masks(model)
     masks["b/kernel"][:, 1] = False
     dpf_tf.set_masks(model, masks)
     masks["b/kernel"][0, 1] = True
-    with pytest.raises(ValueError, match="b/kernel.* not of whole units"):
+    with pytest.raises(ValueError, match=r"masks of b/kernel do not fit Filters"):
         dpf_tf.set_masks(model, masks)
     assert dpf_tf.get_masks(model)["b/kernel"].sum() == 24
     with pytest.raises(TypeError, match="must map kernels' paths.*type list"):
@@ -426,7 +480,7 @@ def test_masks_that_break_up_a_structure_s_units_are_refused(keras):
 
 def test_masks_that_are_made_final_too_early_are_warned_of(keras):
     model = make(keras, schedule=RAMP)
-    with pytest.warns(UserWarning, match="final at sparsity 0.0000, below .* 0.5"):
+    with pytest.warns(UserWarning, match="final at sparsity 0.0000, and .* 0.5"):
         dpf_tf.freeze_masks(model)
     model = make(keras, schedule=RAMP)
     fit(model)

@@ -289,6 +289,13 @@ def test_a_kernel_that_a_legacy_optimizer_does_not_train_has_no_momentum_to_clea
     np.testing.assert_array_equal(momentum != 0, dpf_tf.get_masks(model)["a/kernel"])
 
 
+def test_a_legacy_optimizer_that_is_given_before_its_first_step_is_built():
+    model = dpf_tf.prune(net(tf_keras), 0.5, "gmp")
+    optimizer = tf_keras.optimizers.legacy.Adam()
+    updater = dpf_tf.MaskUpdater(model, total_steps=20, optimizer=optimizer)
+    assert updater.update(16).sparsity == 0.5
+
+
 def test_a_scheme_may_return_masks_of_the_round_beside_new_ones(keras):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class First(methods.Method):
@@ -357,13 +364,43 @@ def test_an_optimizer_that_trains_unknown_to_the_updater_is_noticed(keras, metho
     model = compiled(keras, dpf_tf.prune(net(keras), schedule, method))
     updater = dpf_tf.MaskUpdater(model)
     updater.update(0)
-    problem = "compiled with has made no step, at step 5.*optimizer=optimizer"
+    problem = "has made no step from step 0 to step 5.*optimizer=optimizer"
     if method == "gmp":
         with pytest.warns(UserWarning, match=problem):
             updater.update(5)
     else:
         with pytest.raises(ValueError, match=problem):
             updater.update(5)
+
+
+def test_a_schedule_that_wants_nothing_between_its_masks_is_made_up_for(keras):
+    model = dpf_tf.prune(net(keras), lambda t: (t % 10 == 0, 0.5 * (t % 10 == 0)))
+    updater = dpf_tf.MaskUpdater(model)
+    assert [updater.update(step).sparsity for step in range(0, 40, 7)] == [0.5] * 6
+
+
+def test_an_update_that_fails_is_made_up_for(keras):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=10)
+    model = dpf_tf.prune(net(keras), schedule)
+    [layer] = pruned_layers(model)
+    kernel = layer.kernels["kernel"]
+    weights = kernel.numpy()
+    updater = dpf_tf.MaskUpdater(model)
+    updater.update(0)
+    kernel.assign(weights * np.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        updater.update(15)
+    kernel.assign(1 / weights)
+    assert updater.update(15).flips == 48
+
+
+def test_an_optimizer_that_has_not_trained_yet_is_no_idle_one(keras):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=5)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, "sparse_momentum"))
+    updater = dpf_tf.MaskUpdater(model)  # Of a training resumed from weights alone.
+    for step in range(50, 61, 5):
+        assert updater.update(step).sparsity == 0.5
+        model.train_on_batch(X, Y)
 
 
 @pytest.mark.parametrize("stride", [1, 7, 10])
@@ -375,15 +412,13 @@ def test_an_update_makes_up_for_masks_that_were_due_since_the_last(
     updater = dpf_tf.MaskUpdater(
         model, total_steps=100, optimizer=keras.optimizers.SGD()
     )
-    found = {step: updater.update(step) for step in range(0, 100, stride)}
-    [kernel] = dpf_tf.get_masks(model).values()
+    found = {step: updater.update(step).sparsity for step in range(0, 100, stride)}
     schedule = pruned_layers(model)[0].settings.schedule
-    sparsity = 0.0
     for step in found:
-        if any(schedule(t)[0] for t in range(max(0, step - stride + 1), step + 1)):
-            sparsity = 1 - (kernel.size - round(schedule(step)[1] * kernel.size)) / 48
-        assert found[step].sparsity == pytest.approx(sparsity)
-    assert sparsity == pytest.approx(0.5)
+        due = schedule.last_update(step)
+        wanted = 0.0 if due is None else schedule(due)[1]
+        assert found[step] == pytest.approx(round(wanted * 48) / 48)
+    assert found[step] == 0.5
 
 
 def test_momenta_of_a_checkpoint_that_would_come_too_late_are_told_of(keras):

@@ -134,19 +134,20 @@ class _Groups(Units):
             for each, axis in zip(weights, self._axes, strict=True)
         ]
 
-    def broken(self, masks: Arrays) -> list[int]:
-        """Returns which kernels have a group that keeps fewer than `n` weights."""
-        pairs = enumerate(zip(masks, self._axes, strict=True))
-        return [i for i, (mask, axis) in pairs if not self._holds(mask, axis)]
+    def misfits(self, masks: Arrays) -> list[int]:
+        """Returns which kernels have groups with more than `n` weights and with fewer.
 
-    def _holds(self, mask: np.ndarray, axis: int) -> bool:
+        On the ramp all have more, or as many; at the target none has more.
+        """
+        pairs = enumerate(zip(masks, self._axes, strict=True))
+        return [i for i, (mask, axis) in pairs if self._is_mixed(mask, axis)]
+
+    def _is_mixed(self, mask: np.ndarray, axis: int) -> bool:
         n, m = self._structure.n, self._structure.m
-        length = mask.shape[axis]
-        starts = np.arange(0, length, m)
-        kept = np.add.reduceat(mask.astype(np.int32), starts, axis)
-        sizes = np.diff(starts, append=length)
-        least = np.minimum(sizes, n).reshape(-1, *[1] * (mask.ndim - 1 - axis))
-        return bool((kept >= least).all())
+        starts = np.arange(0, mask.shape[axis], m)
+        kept = np.add.reduceat(np.moveaxis(mask, axis, -1).astype(int), starts, -1)
+        full = np.minimum(np.diff(starts, append=mask.shape[axis]), n)
+        return bool((kept < full).any() and (kept > full).any())
 
     def _scores(self, magnitudes: np.ndarray, axis: int) -> np.ndarray:
         """Returns magnitudes, in place of a group's `n` largest infinity."""

@@ -4,7 +4,7 @@
     units.pools(allocation, s)   which arrays are ranked together; how many units stay
     units.masks(chosen, before)  from the units that stay to the kernels' masks
     units.kept(masks)            how many units masks keep
-    units.broken(masks)          where masks keep a part of a unit
+    units.misfits(masks)         where masks are not of whole units
 
 This class is of single weights: the arrays of units are the kernels themselves.
 """
@@ -61,8 +61,10 @@ class Units:
         """Returns how many units masks keep."""
         return sum(int(np.count_nonzero(mask)) for mask in masks)
 
-    def broken(self, masks: Arrays) -> list[int]:
+    def misfits(self, masks: Arrays) -> list[int]:
         """Returns the numbers of the kernels whose masks are not of whole units."""
+        if type(self) is Units:
+            return []
         kept = self.scores([mask.astype(np.float32) for mask in masks])
         whole = self.masks([score > 0 for score in kept], masks)
         pairs = enumerate(zip(masks, whole, strict=True))
