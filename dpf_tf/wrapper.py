@@ -492,7 +492,7 @@ class PruneLowMagnitudeDPF:
         config.update(
             pruning_schedule=schedules.serialize(self.settings.schedule, keras),
             allocation=self.settings.allocation,
-            structure=structures.serialize(self.settings.structure),
+            structure=structures.serialize(self.settings.structure, keras),
             method=methods.serialize(self.settings.method, keras),
             kernels=self._kernel_paths(),
             followers=list(self._state.asked_followers),
@@ -516,7 +516,9 @@ class PruneLowMagnitudeDPF:
             config[name] = schedules.deserialize(
                 config[name], cls._api.module, custom_objects
             )
-        config["structure"] = structures.deserialize(config["structure"])
+        config["structure"] = structures.deserialize(
+            config["structure"], cls._api.module, custom_objects
+        )
         config["method"] = methods.deserialize(
             config.get("method", "dpf"), cls._api.module, custom_objects
         )

@@ -25,7 +25,7 @@ GIVEN_TO_TESTS = {":tests", ":tests/conftest", "@pypi//pytest"}
 
 # A room imports only from those on earlier lines.
 ROOMS = (
-    ("arguments", "version"),
+    ("arguments", "config", "version"),
     ("feedback",),
     ("threshold",),
     ("threshold_xla",),

@@ -294,7 +294,35 @@ def test_a_registered_schedule_of_one_s_own_is_saved_and_loaded(keras, tmp_path)
     assert_bits_equal(state(loaded), state(model))
 
 
-# A training that is killed.
+@pytest.mark.parametrize(
+    ("option", "ours"),
+    [
+        ("pruning_schedule", dpf_tf.PolynomialDecay(final_sparsity=0.5, end_step=9)),
+        ("pruning_schedule", dpf_tf.ConstantSparsity(0.5)),
+        ("pruning_schedule", dpf_tf.OneShot(final_sparsity=0.5, step=3)),
+        ("structure", dpf_tf.structures.Structure()),
+        ("structure", dpf_tf.Filters(norm="l1")),
+        ("structure", dpf_tf.Block(1, 4)),
+        ("structure", dpf_tf.NofM(2, 4)),
+        ("method", dpf_tf.methods.DPF(pruned_gradient=0.5)),
+    ],
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
+)
+def test_a_registered_subclass_of_ours_is_loaded_as_itself(
+    keras, tmp_path, option, ours
+):
+    derived = type("Derived", (type(ours),), {})
+    keras.saving.register_keras_serializable("tests")(derived)
+    options = {"pruning_schedule": 0.5, option: derived(**ours.get_config())}
+    layers = [keras.Input((16,)), dense(keras, 8), dense(keras, 8)]
+    model = dpf_tf.prune(keras.Sequential(layers), **options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    [*before], [*after] = (
+        [layer.settings for layer in pruned_layers(each)] for each in (model, loaded)
+    )
+    assert before and after == before
+    assert any(isinstance(value, derived) for value in vars(after[0]).values())
 
 
 def test_schedules_of_one_s_own_form_one_pool_after_loading(keras, tmp_path):
@@ -327,6 +355,9 @@ def test_what_was_frozen_after_wrapping_is_loaded_with_its_masks(keras, tmp_path
         found, expected = dpf_tf.get_masks(loaded), dpf_tf.get_masks(model)
         assert list(found) == list(expected)
         assert_bits_equal(list(found.values()), list(expected.values()))
+
+
+# A training that is killed.
 
 
 class Killed(Exception):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from dpf_tf.config import Configured
 from dpf_tf.feedback import masked
 from dpf_tf.methods.round import Round
 from dpf_tf.schedules import PolynomialDecay
@@ -25,7 +26,7 @@ State = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Configured):
     """A pruning scheme. Its fields are its options, checked when it is made.
 
     To be saved with a model, a scheme of one's own is registered with
@@ -128,15 +129,6 @@ class Method:
         New arrays each time: they become the memory of the mask variables.
         """
         return round.largest()
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the options."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Makes the scheme from its options."""
-        return cls(**config)
 
 
 def require_one_mask(method: Method, schedule: Any, instead: str) -> None:

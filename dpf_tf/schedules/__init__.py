@@ -67,18 +67,19 @@ def serialize(schedule: Any, keras: Any) -> dict[str, Any]:
     Raises:
         TypeError: if somebody else's schedule has no `get_config`.
     """
-    if not isinstance(schedule, Foreign):
+    if type(schedule) in _OURS:
         return {
             "class_name": type(schedule).__name__,
             "config": schedule.get_config(),
         }
-    if not hasattr(schedule.schedule, "get_config"):
+    theirs = schedule.schedule if isinstance(schedule, Foreign) else schedule
+    if not hasattr(theirs, "get_config"):
         raise TypeError(
-            f"The pruning schedule {schedule.schedule!r} cannot be saved with the "
+            f"The pruning schedule {theirs!r} cannot be saved with the "
             "model: give it a `get_config` method and register its class with "
             "`keras.saving.register_keras_serializable`."
         )
-    return keras.saving.serialize_keras_object(schedule.schedule)
+    return keras.saving.serialize_keras_object(theirs)
 
 
 def deserialize(data: Any, keras: Any, custom_objects: Any = None) -> Any:

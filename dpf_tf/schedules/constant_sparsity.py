@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from dpf_tf.arguments import convert, sparsity
+from dpf_tf.config import Configured
 from dpf_tf.schedules import steps
 
 
 @dataclasses.dataclass(frozen=True)
-class ConstantSparsity:
+class ConstantSparsity(Configured):
     """One sparsity from `begin_step` on, its masks recomputed every `frequency` steps.
 
     Args:
@@ -65,7 +65,3 @@ class ConstantSparsity:
         """Returns the schedule with a `frequency` of an epoch filled in."""
         frequency = steps.resolved(self.frequency, epoch_steps)
         return dataclasses.replace(self, frequency=frequency)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal schedule."""
-        return dataclasses.asdict(self)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from dpf_tf.arguments import convert, sparsity
+from dpf_tf.config import Configured
 from dpf_tf.schedules import steps
 
 DENSE_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OneShot:
+class OneShot(Configured):
     """One mask, made once: dense training before it, fixed sparsity after it.
 
     Args:
@@ -67,7 +67,3 @@ class OneShot:
         if self.step is not None or total_steps is None:
             return self
         return dataclasses.replace(self, step=round(DENSE_SHARE * total_steps))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal schedule."""
-        return dataclasses.asdict(self)

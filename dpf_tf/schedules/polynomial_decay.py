@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from dpf_tf.arguments import convert, real, sparsity
+from dpf_tf.config import Configured
 from dpf_tf.schedules import steps
 
 # Lin et al. reach the final sparsity at the second learning-rate decay, epoch 225 of
@@ -15,7 +15,7 @@ RAMP_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolynomialDecay:
+class PolynomialDecay(Configured):
     """Ramp from the initial to the final sparsity, steep first and flat at its end.
 
     At step `t` of the ramp, `s(t) = s_f + (s_i - s_f) * (1 - progress) ** power` with
@@ -128,7 +128,3 @@ class PolynomialDecay:
                 "later, or give `end_step`."
             )
         return dataclasses.replace(self, end_step=end_step, frequency=frequency)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal schedule."""
-        return dataclasses.asdict(self)

@@ -56,18 +56,24 @@ def get(structure: Any) -> Structure:
     return _NAMED[structure]()
 
 
-def serialize(structure: Structure) -> Any:
+def serialize(structure: Structure, keras: Any) -> Any:
     """Returns a structure as plain data, for a layer's config."""
     if type(structure) is Structure:
         return "unstructured"
-    return {
-        "class_name": type(structure).__name__,
-        "config": structure.get_config(),
-    }
+    if type(structure) in _CLASSES.values():
+        return {
+            "class_name": type(structure).__name__,
+            "config": structure.get_config(),
+        }
+    return keras.saving.serialize_keras_object(structure)
 
 
-def deserialize(data: Any) -> Structure:
+def deserialize(data: Any, keras: Any, custom_objects: Any = None) -> Structure:
     """Returns the structure that `serialize` has described."""
     if isinstance(data, dict):
-        return _CLASSES[data["class_name"]](**data["config"])
+        if "registered_name" not in data:
+            return _CLASSES[data["class_name"]](**data["config"])
+        data = keras.saving.deserialize_keras_object(
+            data, custom_objects=custom_objects
+        )
     return get(data)

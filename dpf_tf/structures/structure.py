@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from dpf_tf.config import Configured
 from dpf_tf.keras_api import Kernel
 from dpf_tf.structures.units import Units
 
 
 @dataclasses.dataclass(frozen=True)
-class Structure:
+class Structure(Configured):
     """Single weights: what the other structures derive from.
 
     Attributes:
@@ -74,7 +75,3 @@ class Structure:
     def followers(self) -> tuple[str, ...]:
         """What of a layer is masked, too, where all of a filter's weights are."""
         return ()
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal structure."""
-        return dataclasses.asdict(self)
