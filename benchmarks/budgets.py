@@ -172,7 +172,13 @@ BUDGETS = {
         (0.9, 0.95, 0.98),
         ("dense", "dpf", "gmp", "straight_through", "st3", "st3_kernel", "st3_none"),
     ),
-    ("cifar10", "short"): Budget("cifar10_resnet8_short", _COMMON, (0.9, 0.95), _SHORT),
+    # With the one that was best at 95 %, on that seed alone.
+    ("cifar10", "short"): Budget(
+        "cifar10_resnet8_short",
+        _COMMON,
+        (0.9, 0.95),
+        (*_SHORT, "st3_none_decay10"),
+    ),
     ("cifar10", "filters"): Budget(
         "cifar10_resnet8_short",
         _COMMON,
