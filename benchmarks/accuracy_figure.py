@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -28,7 +29,7 @@ def draw(
     scores, record = comparison.scores(found), found[0]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    colors = matplotlib.colormaps["tab10"].colors
+    colors = matplotlib.color_sequences["tab10"]
     lines = ["-", "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))]
     styles = itertools.cycle(itertools.product(lines, colors))
     sparsities = sorted({s for cells in scores.values() for s in cells if s})
@@ -59,7 +60,7 @@ def draw(
     save(figure, scores, path)
 
 
-def plot(axes: Axes, cells: dict[float, comparison.Score], **style: Any) -> None:
+def plot(axes: Axes, cells: Mapping[Any, comparison.Score], **style: Any) -> None:
     """Draws means over places, with bars; hollow where one seed has no deviation."""
     means = [score.mean for score in cells.values()]
     bars = [score.deviation or 0.0 for score in cells.values()]

@@ -74,8 +74,8 @@ def cell(
     except dpf_tf.ExportError as error:
         outcome = "refused" if not path.exists() else "silent failure"
         return {"outcome": outcome, "reason": str(error)}
-    error = difference(path, model, chosen.inputs(model, 4, seed=3))
-    good = error <= 1.5 * TOLERANCES[weights]  # The inputs are others; NaN fails too.
+    off = difference(path, model, chosen.inputs(model, 4, seed=3))
+    good = off <= 1.5 * TOLERANCES[weights]  # The inputs are others; NaN fails too.
     return {
         "outcome": "file" if good else "silent failure",
         "taken": report["encoding"],
@@ -84,7 +84,7 @@ def cell(
         "ratios": report["ratios"],
         "latency": report["latency"],
         "max_relative_error": report["parity"]["max_relative_error"],
-        "error_on_other_inputs": error,
+        "error_on_other_inputs": off,
     }
 
 
@@ -100,7 +100,7 @@ def difference(path: pathlib.Path, model: Any, inputs: np.ndarray) -> float:
 def main(_: list[str]) -> None:
     out = pathlib.Path(FLAGS.out)
     done = json.loads(out.read_text())["cells"] if out.exists() else {}
-    candidates.convert = conversions = Conversions()  # type: ignore[assignment]
+    candidates.convert = conversions = Conversions()
     for name in FLAGS.models:
         for sparsity in map(float, FLAGS.sparsities):
             keys = {

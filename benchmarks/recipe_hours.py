@@ -69,7 +69,7 @@ def trained_steps(
     return step
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     keras = importlib.import_module(FLAGS.keras)
     names = FLAGS.recipe or list(recipes.RECIPES)
     steps: dict[Any, Callable[[], float]] = {}

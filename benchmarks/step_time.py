@@ -122,7 +122,7 @@ def random_batches(batch: int, steps: int) -> tf.data.Dataset:
     )
 
 
-def stopwatch(keras: types.ModuleType, steps: int) -> Any:
+def stopwatch(keras: Any, steps: int) -> Any:
     """Returns a callback that times `steps` steps after the warm-up; for every arm.
 
     It looks only at the beginnings of batches: a callback that looks at their ends
@@ -147,8 +147,8 @@ def stopwatch(keras: types.ModuleType, steps: int) -> Any:
 
 
 def fit(subject: Subject, data: tf.data.Dataset, *callbacks: Any) -> None:
-    callbacks = [*callbacks, *subject.callbacks()]
-    subject.model.fit(data, verbose=0, shuffle=False, callbacks=callbacks)
+    watched = [*callbacks, *subject.callbacks()]
+    subject.model.fit(data, verbose=0, shuffle=False, callbacks=watched)
 
 
 def steps_per_round(batch: int) -> int:

@@ -152,7 +152,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     }
 
 
-def ratios(times: list[float], others: list[float]) -> dict[str, float]:
+def ratios(times: list[float], others: list[float]) -> dict[str, Any]:
     """Returns the median and the quartiles of ratios of times taken in turn."""
     found = [a / b for a, b in zip(times, others, strict=True)]
     lower, median, upper = statistics.quantiles(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -229,7 +230,7 @@ def training() -> list[str]:
     ]
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], list[str]]] = {
     "step_time": step_time,
     "mask_update": mask_update,
     "recipe_hours": recipe_hours,
