@@ -8,7 +8,6 @@ distribution strategy every replica and worker gets the same mask.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,13 @@ from dpf_tf.contract import check_masks, check_states
 from dpf_tf.gradients import GradientPass
 from dpf_tf.graph import pruned_layers
 from dpf_tf.groups import Group, collect, count_kept, movable, size
+from dpf_tf.mask_warnings import (
+    warn_of_bare,
+    warn_of_early,
+    warn_of_missing,
+    warn_of_setback,
+    warn_of_stuck,
+)
 from dpf_tf.methods import Round
 from dpf_tf.momentum import Momentum
 from dpf_tf.schedules.steps import step as checked
@@ -104,7 +110,7 @@ class MaskUpdater:
         self._found: list[tuple[str, Any]] | None = None
         self._groups: list[Group] = []
         self._grouped: list[Any] = []  # The layers of these groups.
-        self._looked_at: list[Settings] = []  # Groups whose final masks were seen.
+        self._arrived: list[Settings] = []  # At their final sparsity.
         self._sparsity = 0.0
         self._seen: int | None = None  # The step of the last update.
         if total_steps is not None:
@@ -197,38 +203,16 @@ class MaskUpdater:
         self._looked_back = all(layer.built for layer in self.layers)
         if not self._looked_back:
             return
-        if self._sparsity:
-            self._warn_of_early_masks(step)
-            return
-        if not step:
-            return
         for settings in self.settings:
-            before = settings.schedule.last_update(step - 1)
-            if before is not None and settings.schedule(before)[1] > 0:
-                warnings.warn(
-                    f"Steps are counted from {step} on, and the schedule has wanted "
-                    f"sparsity {settings.schedule(before)[1]:.4f} since step {before}: "
-                    "all masks are dense as yet, and go there at their next update, "
-                    "if there is one. Count from 0 (a new `compile` does, with a new "
-                    f"optimizer), or give the schedule a later begin: "
-                    f"{settings.schedule}.",
-                    stacklevel=3,
-                )
+            if self._sparsity:
+                warn_of_early(settings, self._masks_under(settings), step)
+            else:
+                warn_of_missing(settings, step)
 
-    def _warn_of_early_masks(self, step: int) -> None:
+    def _masks_under(self, settings: Settings) -> list[Any]:
         layers = [layer for _, layer in movable(self._pruned_layers())]
-        for settings in self.settings:
-            same = [layer for layer in layers if layer.settings == settings]
-            masks = [mask for layer in same for mask in layer.masks.values()]
-            late = settings.schedule.last_update(step) is None
-            if late and count_kept(masks) < size(masks):
-                warnings.warn(
-                    f"At step {step} no mask has been due yet, and there are some that "
-                    "prune, of an earlier training for instance. They stay until the "
-                    f"schedule makes new ones: {settings.schedule}. To begin dense, "
-                    "build and prune the model anew.",
-                    stacklevel=4,
-                )
+        same = [layer for layer in layers if layer.settings == settings]
+        return [mask for layer in same for mask in layer.masks.values()]
 
     def recompute(self, step: int, since: int | None = None) -> MaskUpdate:
         """Recomputes the masks due at a step from `since` up to `step`, as of then."""
@@ -244,7 +228,8 @@ class MaskUpdater:
         steps = range(step if since is None else since, step + 1)
         settings = self._due_settings(steps)
         due = [group for group in self._collect() if group.settings in settings]
-        self._warn_of_stuck_kernels(due)
+        if not self._begun:
+            warn_of_stuck(due)
         self._late = [
             layer
             for _, layer in movable(self._pruned_layers())
@@ -254,15 +239,17 @@ class MaskUpdater:
         updates = []
         for group in due:
             updates.append(self._update_group(group, _as_of(group, step)))
+        kept = sum(kept for _, kept in updates)
         if before is not None and due:
             self._begun = True
-            self._warn_if_set_back(before, sum(kept for _, kept in updates), due, step)
+            warn_of_setback(before, kept, due, step)
         flips = sum(flips for flips, _ in updates)
         if flips:
             self._last_change = step
-        self._measure(due, sum(kept for _, kept in updates))
+        self._measure(due, kept)
         for group in due:
-            self._warn_of_bare_kernels(group, step)
+            if self._arrives(group.settings, step):
+                warn_of_bare(group)
         return MaskUpdate(self._sparsity, flips)
 
     def silence(self) -> None:
@@ -382,58 +369,16 @@ class MaskUpdater:
                 for variable in each:
                     variable.assign(tf.where(stays, read(variable), 0.0))
 
-    def _warn_if_set_back(
-        self, before: int, after: int, groups: list[Group], step: int
-    ) -> None:
-        """Tells of a ramp that starts anew, under masks that were sparser."""
-        total = size([mask for group in groups for mask in group.masks])
-        if after > before:
-            warnings.warn(
-                f"At step {step} the schedule has set the sparsity back, from "
-                f"{1 - before / total:.4f} to {1 - after / total:.4f}: steps are "
-                "counted anew, as the optimizer does after a new `compile`. To train "
-                "on with the masks as they were, call `dpf_tf.freeze_masks(model)` "
-                "before; to go on with the schedule, go on with the old count "
-                "(`optimizer.iterations`). The schedule is now: "
-                f"{', '.join(str(group.settings.schedule) for group in groups)}.",
-                stacklevel=4,
-            )
-
-    def _warn_of_stuck_kernels(self, groups: list[Group]) -> None:
-        """Names the kernels of which nothing can be pruned, once."""
-        stuck = {
-            path: why for group in groups for path, why in group.units.stuck.items()
-        }
-        if stuck and not self._begun:
-            told = "; ".join(f"{path}: {why}" for path, why in stuck.items())
-            warnings.warn(
-                f"No filter of these kernels can be pruned: {told}. Leave them dense "
-                "(`exclude=`), or prune what they are tied to as well.",
-                stacklevel=4,
-            )
-
-    def _warn_of_bare_kernels(self, group: Group, step: int) -> None:
-        """Names the kernels of which the final sparsity leaves next to nothing."""
-        schedule, allocation = group.settings.schedule, group.settings.allocation
-        if allocation not in ("global", "global_normalized"):
-            return  # The others decide of each kernel by itself.
-        final = schedule(step)[1] == schedule.final_sparsity
-        if not final or group.settings in self._looked_at:
-            return
-        self._looked_at.append(group.settings)
-        few = min(0.01, (1.0 - schedule.final_sparsity) / 2)
-        bare = [
-            f"{path} ({kept:,} of {size([mask]):,})"
-            for path, mask in zip(group.paths, group.masks, strict=True)
-            if (kept := count_kept([mask])) < few * size([mask])
-        ]
-        if bare:
-            warnings.warn(
-                f"Next to no weights are left in {', '.join(bare)}: little gets "
-                "through such a layer. Consider allocation='erk' or 'uniform', a ramp "
-                "instead of a sudden target, or leave them dense with `exclude=`.",
-                stacklevel=4,
-            )
+    def _arrives(self, settings: Settings, step: int) -> bool:
+        """Tells, once, that kernels ranked together have their final sparsity."""
+        if settings.allocation not in ("global", "global_normalized"):
+            return False  # The others decide of each kernel by itself.
+        schedule = settings.schedule
+        is_final = schedule(step)[1] == schedule.final_sparsity
+        if not is_final or settings in self._arrived:
+            return False
+        self._arrived.append(settings)
+        return True
 
 
 def _as_of(group: Group, step: int) -> int:

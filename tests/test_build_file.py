@@ -43,7 +43,7 @@ ROOMS = (
     ("carriers", "channels", "constants"),
     ("normalized", "ties"),
     ("batch_norm", "groups", "macs", "momentum", "plan"),
-    ("contract", "filter_choice", "gradients", "silence"),
+    ("contract", "filter_choice", "gradients", "mask_warnings", "silence"),
     ("masks", "model", "strip", "updater"),
     ("magnitude", "shrink"),
     ("callbacks",),
