@@ -1,10 +1,12 @@
-"""Prints a comparison of `benchmarks.compare`, and draws accuracy against sparsity.
+"""Prints a comparison of `benchmarks.compare`, and draws its accuracies.
 
     python -m benchmarks.compare_table --data=fashion_mnist --budget=short
     python -m benchmarks.compare_table --data=cifar10 --arms=dpf,gmp --results=mine
+    python -m benchmarks.compare_table --data=cifar10 --arms=dpf,dpf_p4 --against=period
 
-The figure is written into the folder of the results, if nobody says otherwise. The
-tables in docs/ are made by `benchmarks.tables`, the figures by `benchmarks.figures`.
+Lottery tickets stand once more beside the trainings that found their masks. The figure
+is written into the folder of the results, if nobody says otherwise. The tables in docs/
+are made by `benchmarks.tables`, the figures by `benchmarks.figures`.
 """
 
 from __future__ import annotations
@@ -18,19 +20,29 @@ from benchmarks import comparison, comparison_flags, comparison_table
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(comparison_flags)  # So that --help tells of them.
+flags.DEFINE_enum(
+    "against",
+    "sparsity",
+    ["sparsity", "period"],
+    "What the figure shows accuracy against; period: the steps between two masks.",
+)
 flags.DEFINE_string("figure", None, "PNG file to draw to.")
 
 
 def main(arguments: list[str]) -> None:
     choice, results = comparison_flags.choice(arguments), comparison_flags.results()
-    print("\n".join(comparison_table.lines(choice, results)))
-    default = results / f"compare_{choice.data}_{choice.budget}.png"
-    path = pathlib.Path(FLAGS.figure or default)
+    for table in (comparison_table.lines, comparison_table.tickets):
+        if lines := table(choice, results):
+            print("\n".join(lines), end="\n\n")
     try:
-        from benchmarks import accuracy_figure
+        from benchmarks import accuracy_figure, period_figure
     except ImportError:
         sys.exit("The figure needs matplotlib: pip install '.[demo]'.")
-    accuracy_figure.draw(choice, comparison.records(choice, results), path)
+    by_period = FLAGS.against == "period"
+    name = f"{'periods' if by_period else 'compare'}_{choice.data}_{choice.budget}.png"
+    path = pathlib.Path(FLAGS.figure or results / name)
+    draw = period_figure.draw if by_period else accuracy_figure.draw
+    draw(choice, comparison.records(choice, results), path)
     print(f"Drawn: {path}")
 
 

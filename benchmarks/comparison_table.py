@@ -99,16 +99,24 @@ def _made(choice: comparison.Choice, records: list[dict[str, Any]]) -> str:
     )
 
 
-def tickets(choice: comparison.Choice) -> list[str]:
-    """Returns how tickets end beside the very trainings that found their masks."""
+def tickets(
+    choice: comparison.Choice, results: pathlib.Path = comparison.RESULTS
+) -> list[str]:
+    """Returns how tickets end beside the very trainings that found their masks.
+
+    Takes the arguments of `comparison.records`; there are no lines without tickets.
+    """
     columns: dict[str, Callable[[dict[str, Any]], float]] = {
         "ticket": lambda r: 100 * r["accuracy"],
         "what found its masks": lambda r: 100 * r["masks_from_accuracy"],
         "difference": lambda r: 100 * (r["accuracy"] - r["masks_from_accuracy"]),
     }
-    found = [r for r in comparison.records(choice) if "masks_from" in r]
+    found = [r for r in comparison.records(choice, results) if "masks_from" in r]
+    if not found:
+        return []
     values = [comparison.values(found, column) for column in columns.values()]
-    (sparsity,) = choice.sparsities
+    cells = [(arm, sparsity) for arm, row in values[0].items() for sparsity in row]
+    several = len({sparsity for _, sparsity in cells}) > 1
     return [
         "Each ticket beside the training that found its masks; test accuracy of the "
         "last epoch in percent, mean and standard deviation of the seeds:",
@@ -116,9 +124,12 @@ def tickets(choice: comparison.Choice) -> list[str]:
         *markdown.head(["", *columns]),
         *(
             markdown.row(
-                [arm, *(str(comparison.score(v[arm][sparsity])) for v in values)]
+                [
+                    f"{arm}, {_share(sparsity)}" if several else arm,
+                    *(str(comparison.score(v[arm][sparsity])) for v in values),
+                ]
             )
-            for arm in values[0]
+            for arm, sparsity in cells
         ),
     ]
 

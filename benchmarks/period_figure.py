@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from absl import app
 from matplotlib.figure import Figure
 
 from benchmarks import accuracy_figure, comparison
@@ -17,21 +18,29 @@ def draw(
     """Draws mean and deviation for each period, and those of GMP as a band.
 
     Takes the arguments of `accuracy_figure.draw`, at one sparsity.
+
+    Raises:
+        UsageError: if there are several, or no arm is DPF with a period.
     """
     scores, record = comparison.scores(found), found[0]
+    periods = {period: arm for period, arm in BY_PERIOD.items() if arm in scores}
+    sparsities = sorted({s for arm in periods.values() for s in scores[arm]})
+    if len(sparsities) != 1:
+        there = ", ".join(map(str, sparsities)) or "none"
+        raise app.UsageError(
+            "The figure against the period shows DPF at one sparsity. Choose it by "
+            f"--sparsities, and --arms={','.join(BY_PERIOD.values())}, with gmp if you "
+            f"like. There are results of them at these: {there}"
+        )
+    sparsity = sparsities[0]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    (sparsity,) = choice.sparsities
-    cells = {
-        period: scores[arm][sparsity]
-        for period, arm in BY_PERIOD.items()
-        if arm in scores
-    }
+    cells = {period: scores[arm][sparsity] for period, arm in periods.items()}
     accuracy_figure.plot(axes, cells, label="DPF", color="tab:blue")
-    gmp = scores["gmp"][sparsity]
-    axes.axhline(gmp.mean, color="black", linewidth=1, label="GMP, every 16 steps")
-    spread = gmp.deviation or 0.0
-    axes.axhspan(gmp.mean - spread, gmp.mean + spread, color="black", alpha=0.1)
+    if gmp := scores.get("gmp", {}).get(sparsity):
+        axes.axhline(gmp.mean, color="black", linewidth=1, label="GMP, every 16 steps")
+        spread = gmp.deviation or 0.0
+        axes.axhspan(gmp.mean - spread, gmp.mean + spread, color="black", alpha=0.1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(BY_PERIOD), [str(period) for period in BY_PERIOD])
     axes.set_xlabel("steps between two masks")

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import dpf_tf
 from tests.helpers import pruned_layers, values
+from tests.test_methods import FORMS
 
 BATCH, EPOCHS = 16, 4  # 32 steps, 8 mask updates.
 SCHEDULE = dpf_tf.PolynomialDecay(final_sparsity=0.8, end_step=24, frequency=4)
@@ -39,10 +40,14 @@ def make_model(
     keras.utils.set_random_seed(0)
     with build.scope() if build else here():
         decay = {"kernel_regularizer": keras.regularizers.L2(0.05)}
+        # Of all replicas' batches, as the norm of one replica.
+        norm = keras.layers.BatchNormalization(synchronized=True)
         model = keras.Sequential(
             [
                 keras.Input((8, 8, 3)),
-                keras.layers.Conv2D(8, 3, activation="relu", name="conv", **decay),
+                keras.layers.Conv2D(8, 3, name="conv", **decay),
+                *([norm] if method == "st3_auto" else []),
+                keras.layers.ReLU(),
                 keras.layers.Flatten(),
                 keras.layers.Dense(16, activation="relu", **decay),
                 keras.layers.Dense(4),
@@ -71,6 +76,11 @@ def train(model, *callbacks):
 
 METHODS = {
     **{name: dpf_tf.methods.get(name) for name in dpf_tf.methods.METHODS},
+    # Unbounded: each replica bounds the gradient of dead filters by itself.
+    **{
+        form: dpf_tf.methods.get(method, bounded=False, **options)
+        for form, (method, options) in FORMS.items()
+    },
     "levers": dpf_tf.methods.DPF(pruned_gradient=0.5, pruned_decay=0.1),
 }
 

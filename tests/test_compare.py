@@ -13,7 +13,14 @@ import pytest
 from absl import app
 from matplotlib.axes import Axes
 
-from benchmarks import accuracy_figure, comparison, comparison_table, figures
+from benchmarks import (
+    accuracy_figure,
+    choices,
+    comparison,
+    comparison_table,
+    figures,
+    period_figure,
+)
 from benchmarks.budgets import ARMS, BUDGETS, SCHEMES
 from official_models import methods, recipes
 from tests import official_training as small
@@ -315,16 +322,51 @@ def test_the_committed_figures_show_the_committed_results(name):
     assert shows(path, scores), "python -m benchmarks.figures draws it anew"
 
 
-def test_one_command_prints_the_table_and_draws_the_figure(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.compare_table", "--budget=lenet"]
-    command += ["--data=fashion_mnist", f"--figure={tmp_path / 'figure.png'}"]
+@pytest.mark.parametrize(
+    ("choice", "against"),
+    [
+        (comparison.Choice("fashion_mnist", "lenet"), "sparsity"),
+        (choices.LOTTERY, "sparsity"),
+        (choices.PERIODS, "period"),
+    ],
+)
+def test_one_command_prints_the_tables_and_draws_the_figure(choice, against, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.compare_table", *str(choice).split()]
+    command += [f"--against={against}", f"--figure={tmp_path / 'figure.png'}"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    choice = comparison.Choice("fashion_mnist", "lenet")
     assert "\n".join(comparison_table.lines(choice)) in done.stdout
+    tickets = comparison_table.tickets(choice)
+    assert bool(tickets) == (choice == choices.LOTTERY)
+    assert "\n".join(tickets) in done.stdout
     scores = comparison.scores(comparison.records(choice))
     assert shows(tmp_path / "figure.png", scores)
+
+
+def test_a_figure_against_the_period_shows_one_sparsity(tmp_path):
+    some = comparison.Choice("cifar10", "short", arms=("dpf", "straight_through"))
+    with pytest.raises(app.UsageError, match=r"at one sparsity.*these: 0.9, 0.95"):
+        period_figure.draw(some, comparison.records(some), tmp_path / "figure.png")
+    none = comparison.Choice("cifar10", "short", arms=("gmp",))
+    with pytest.raises(app.UsageError, match=r"--arms=straight_through,dpf_p4.*none"):
+        period_figure.draw(none, comparison.records(none), tmp_path / "figure.png")
+
+
+def test_tickets_of_several_sparsities_have_a_line_each(tmp_path):
+    choice = comparison.Choice("cifar10", "short", ("ticket_new",), (0.9, 0.95))
+    folder = tmp_path / "cifar10_short"
+    folder.mkdir()
+    for sparsity, accuracy in ((0.9, 0.5), (0.95, 0.25)):
+        found = record("ticket_new", sparsity, 0, accuracy)
+        found |= {"masks_from": "dpf", "masks_from_accuracy": 0.75}
+        path = folder / f"{comparison.name('ticket_new', sparsity, 0)}.json"
+        path.write_text(json.dumps(found))
+    *_, first, second = comparison_table.tickets(choice, tmp_path)
+    assert [cell.strip() for cell in first.split("|")[1:-1]] == [
+        "ticket_new, 90%", "50.00 (1 seed)", "75.00 (1 seed)", "-25.00 (1 seed)"
+    ]  # fmt: skip
+    assert second.startswith("| ticket_new, 95% | 25.00")
 
 
 @pytest.mark.slow

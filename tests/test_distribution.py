@@ -10,6 +10,7 @@ import pytest
 
 import dpf_tf
 from tests.helpers import cluster, result_of, run_python, start_python
+from tests.test_methods import FORMS
 
 TRAINING = (
     "import runpy; runpy.run_module('tests.distributed_training', None, '__main__')"
@@ -60,7 +61,7 @@ def test_masks_of_all_replicas_are_equal_and_as_sparse_as_asked(keras):
 
 
 @both
-@pytest.mark.parametrize("method", [*dpf_tf.methods.METHODS, "levers"])
+@pytest.mark.parametrize("method", [*dpf_tf.methods.METHODS, "levers", *FORMS])
 def test_every_scheme_on_two_replicas_equals_one(keras, method):
     report = schemes(keras)[method]
     assert report["difference"] < 1e-5

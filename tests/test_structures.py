@@ -117,6 +117,19 @@ class GMP(Structured):
         ]
 
 
+class StraightThrough(Columns):
+    def due(self, step):
+        return True
+
+
+class OneShot(GMP, Columns):
+    def due(self, step):
+        return step == STEPS // 2
+
+    def sparsity(self, step):
+        return 0.75
+
+
 class SFP(Columns):
     def due(self, step):
         return step % 10 == 0  # An epoch.
@@ -139,6 +152,12 @@ class SFP(Columns):
 CASES = {
     "dpf, filters": (Columns, "dpf", dpf_tf.Filters()),
     "gmp, filters": (type("", (GMP, Columns), {}), "gmp", dpf_tf.Filters()),
+    "straight_through, filters": (
+        StraightThrough,
+        "straight_through",
+        dpf_tf.Filters(),
+    ),
+    "one_shot, filters": (OneShot, "one_shot", dpf_tf.Filters()),
     "sfp": (SFP, "sfp", None),
     "dpf, blocks": (Blocks, "dpf", dpf_tf.Block(1, 4)),
     "gmp, uneven blocks": (
@@ -230,6 +249,47 @@ def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(keras, case, tmp_pa
     for each in (model, loaded):
         fit(each, 3)
     assert_bits_equal(state(loaded), state(model))
+
+
+@one_case_each
+def test_evaluation_leaves_every_variable_as_it_is(keras, case):
+    model, (x, y) = pruned(keras, case), regression()
+    fit(model, 5)
+    before = state(model)
+    model.predict(x, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    count = len(model.variables)  # An evaluation may count in the optimizer.
+    assert_bits_equal(state(model)[:count], before[:count])
+
+
+@one_case_each
+@pytest.mark.parametrize("settle", [0, 0.2])
+def test_the_stripped_model_computes_the_same_with_exact_zeros(keras, case, settle):
+    model, (x, _) = pruned(keras, case), regression()
+    fit(model, 10, settle=settle)
+    stripped = dpf_tf.strip_pruning(model)
+    outputs = [each.predict(x, verbose=0) for each in (model, stripped)]
+    np.testing.assert_array_equal(*outputs)
+    for path, mask in dpf_tf.get_masks(model).items():
+        kernel = stripped.get_layer(path.split("/")[0]).kernel.numpy()
+        assert (~mask).any()
+        assert not kernel[~mask].any()
+        assert not np.signbit(kernel[~mask]).any()
+
+
+@every_case
+def test_pruned_weights_get_the_gradient_that_the_scheme_says(keras, case):
+    model, (x, y) = pruned(keras, case), regression()
+    fit(model, 10)
+    for layer in pruned_layers(model):  # Final masks would silence filters as well.
+        layer.permit(by=model)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
+    kernels = [k for layer in pruned_layers(model) for k in layer.kernels.values()]
+    masks = dpf_tf.get_masks(model).values()
+    for gradient, mask in zip(tape.gradient(loss, kernels), masks, strict=True):
+        assert gradient.numpy()[mask].any()
+        assert gradient.numpy()[~mask].any() != CASES[case][0].masked_gradient
 
 
 # What a unit is.
