@@ -19,9 +19,10 @@ class GMP(Method):
 
     At every update the smallest of the weights that are left go, and never come back:
     the gradient is masked, a pruned weight is set to zero, and its momentum with it.
-    Ramp and masked gradient are the authors'. They rank each kernel by itself
-    (`allocation="uniform"`, as TFMOT does) and let a masked weight keep its value; the
-    period of 16 steps is DPF's.
+    The cubic form of the ramp and the masked gradient are the authors'; that the ramp
+    begins at step 0 and ends at 75 % of the training, with masks every 16 steps, is
+    DPF's. They rank each kernel by itself (`allocation="uniform"`, as TFMOT does) and
+    let a masked weight keep its value.
 
     Example:
 

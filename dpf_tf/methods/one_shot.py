@@ -17,9 +17,11 @@ class OneShotPruning(GMP):
     Dense training up to the schedule's `step`, half of the training by default; there
     the smallest weights go at once, and the rest is trained on with a masked gradient.
     Momentum of pruned weights is set to zero. The learning rate is that of the whole
-    training, so that the epochs are the same as for the other schemes. The authors have
-    a threshold for each layer, from its standard deviation; here one ranking over all
-    kernels reaches the target exactly.
+    training, so that the epochs are the same as for the other schemes. The authors
+    prune a network that has converged, several times with training in between, which
+    has a lower learning rate; and they have a threshold for each layer, from its
+    standard deviation, where here one ranking over all kernels reaches the target
+    exactly.
 
     Raises:
         ValueError: by `dpf_tf.prune`, if the schedule is a ramp.

@@ -17,10 +17,11 @@ class SET(DropAndGrow):
     drops a share of its weights and grows as many, anywhere. The gradient is masked;
     weights that are pruned, or were before they are grown, are zero, and so is their
     momentum. (Of the authors' programs one starts what is grown at zero, the other at
-    random.) They drop the same share of positive and of negative weights and keep it
-    constant; here the magnitude decides, and the share falls as a cosine to zero at the
-    schedule's `end_step`, as in the RigL paper's comparison. A schedule with
-    `frequency=100` gives it RigL's period.
+    random.) They give dense layers Erdos-Renyi density, by inputs and outputs; that of
+    kernels is the RigL paper's, which compares with SET so. They drop the same share of
+    positive and of negative weights and keep it constant; here the magnitude decides,
+    and the share falls as a cosine to zero at the schedule's `end_step`, as in that
+    paper. A schedule with `frequency=100` gives it RigL's period.
 
     Args:
         share: share of the kept weights that would be dropped at step 0, from which it

@@ -26,8 +26,9 @@ class SFP(Method):
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that
     their network is sparse only right after one. So the gradient of pruned filters has
-    to be bounded here, as in `DPF`. They rank each layer's filters by themselves; here
-    those that are tied are ranked, and go, as one (`dpf_tf.Filters`).
+    to be bounded here, as in `DPF`. They rank each layer's filters by themselves, and
+    leave the projections of shortcuts dense; here filters that are tied are ranked, and
+    go, as one (`dpf_tf.Filters`), those of projections with them.
 
     Example:
 
