@@ -47,6 +47,7 @@ def draw(
         dense = scores["dense"][0.0]
         axes.axhline(dense.mean, color="black", linewidth=1, label="dense")
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
+    axes.set_xlim(-0.25, max(1, len(sparsities)) - 0.75)
     axes.set_xlabel(choice.common.sparsity)
     axes.set_ylabel("test accuracy, %, last epoch")
     axes.set_title(
@@ -61,23 +62,23 @@ def draw(
 
 
 def plot(axes: Axes, cells: Mapping[Any, comparison.Score], **style: Any) -> None:
-    """Draws means over places, with bars; hollow where one seed has no deviation."""
+    """Draws means over places, with bars; hollow where there are few seeds."""
     means = [score.mean for score in cells.values()]
     bars = [score.deviation or 0.0 for score in cells.values()]
     axes.errorbar(
         list(cells), means, bars, marker="o", markersize=4, capsize=2, **style
     )
-    alone = {x: score.mean for x, score in cells.items() if score.deviation is None}
+    few = {x: score.mean for x, score in cells.items() if score.seeds < 3}
     hollow = {"facecolor": "white", "edgecolor": style["color"]}
-    axes.scatter(list(alone), list(alone.values()), s=16, zorder=3, **hollow)
+    axes.scatter(list(few), list(few.values()), s=16, zorder=3, **hollow)
 
 
 def meaning(scores: Scores) -> str:
     """Returns what bars and markers say."""
     drawn = [s for cells in scores.values() for x, s in cells.items() if x]
-    alone = any(score.deviation is None for score in drawn)
+    few = any(score.seeds < 3 for score in drawn)
     bars = "bars: standard deviation of the seeds"
-    return f"{bars}; hollow: one seed" if alone else bars
+    return f"{bars}; hollow: fewer than three" if few else bars
 
 
 def save(figure: Figure, scores: Scores, path: pathlib.Path) -> None:

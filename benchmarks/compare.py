@@ -23,8 +23,9 @@ import os
 import pathlib
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from absl import app, flags
 
 from benchmarks import comparison, comparison_flags, record
 from benchmarks.budgets import ARMS, BUDGETS
+from benchmarks.children import Children
 from official_models import data, methods, recipes
 from official_models.errors import InputError
 from official_models.run_folder import RunFolder
@@ -44,11 +46,12 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "runs",
     None,
-    "Where trainings are kept until they end. Default: runs/ and the last part of "
-    "--results.",
+    "Where trainings are kept until they end. Default: runs/ and --results.",
 )
 flags.DEFINE_integer("jobs", 1, "Trainings at a time.", lower_bound=1)
 flags.DEFINE_integer("threads", 0, "Threads of a training; 0 is all.", lower_bound=0)
+
+TRAININGS = Children()
 
 
 class TrainingError(Exception):
@@ -133,8 +136,11 @@ class Cell:
 
 def runs() -> pathlib.Path:
     """Returns where trainings are kept: other results have other trainings."""
-    default = pathlib.Path("runs") / comparison_flags.results().name
-    return pathlib.Path(FLAGS.runs or default)
+    if FLAGS.runs:
+        return pathlib.Path(FLAGS.runs)
+    here, results = pathlib.Path.cwd(), comparison_flags.results().resolve()
+    inside = results.is_relative_to(here)
+    return pathlib.Path("runs", results.relative_to(here if inside else results.anchor))
 
 
 def is_done(cell: Cell) -> bool:
@@ -146,7 +152,7 @@ def is_done(cell: Cell) -> bool:
     """
     if not cell.result.exists():
         return False
-    found = _read_json(cell.result)
+    found = comparison.read(cell.result)
     if not found["command"].startswith(shlex.join(cell.command())):
         raise app.UsageError(
             f"{cell.result} was made by other flags: {found['command']}. Move it and "
@@ -179,6 +185,8 @@ def is_done(cell: Cell) -> bool:
 
 def run(cell: Cell) -> None:
     """Trains a cell, or goes on with it, and writes its result."""
+    if RunFolder(cell.folder).summary():
+        print(f"{cell.name} was trained before, in {cell.folder}; this is its result.")
     command = train(cell)
     summary = _read_json(cell.folder / "summary.json")
     found = result(cell, summary, command, _read_json(cell.note))
@@ -208,16 +216,10 @@ def train(cell: Cell) -> str:
     if FLAGS.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         threads = {name: str(FLAGS.threads) for name in names}
-    with cell.log.open("a", encoding="utf-8") as output:
-        done = subprocess.run(
-            [sys.executable, *command[1:], *places],
-            env=os.environ | threads,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        last = cell.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+    program = [sys.executable, *command[1:], *places]
+    status, printed = TRAININGS.run(program, threads, cell.log)
+    if status:
+        last = printed.splitlines()[-8:]
         raise TrainingError(
             "\n".join([f"The training of {cell.name} failed. {cell.log} ends:", *last])
         )
@@ -294,9 +296,25 @@ def in_parallel(work: Callable[[Cell], Any], found: list[Cell]) -> None:
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
-        except BaseException:  # Ctrl-C too: what has not begun is not begun.
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:  # What has not begun is not begun.
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):  # Ctrl-C.
+                TRAININGS.end()
             raise
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, if it is not there.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise app.UsageError(f"{path} is no folder to write into: {error}") from error
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -310,15 +328,20 @@ def main(arguments: list[str]) -> None:
     print(f"{len(missing)} of {len(asked)} cells are missing.", flush=True)
     if missing and str(record.commit()).endswith("-dirty"):
         print("The checkout has changes beside its commit. The results will say so.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if missing:
             data.describe(choice.data, FLAGS.data_dir)  # Refuses data not prepared.
+            make_folder(comparison_flags.results())
+            make_folder(runs())
         in_parallel(run, [cell for cell in missing if not cell.ticket])
         tickets = [cell for cell in missing if cell.ticket]
         in_parallel(train, list({cell.ticket for cell in tickets}))
         in_parallel(run, tickets)
     except (InputError, TrainingError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Broken off. The same command goes on where it was.")
 
 
 if __name__ == "__main__":

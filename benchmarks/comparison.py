@@ -117,27 +117,37 @@ def records(choice: Choice, results: pathlib.Path = RESULTS) -> list[dict[str, A
         UsageError: if none has, or a file is no result, or that of another training
             than its name says.
     """
-    wanted, found = set(choice.cells()), []
-    for path in sorted((results / f"{choice.data}_{choice.budget}").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            cell = record["arm"], record["sparsity"], record["seed"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise app.UsageError(f"{path} is no result of a training.") from error
-        if path.stem != name(*cell):
-            raise app.UsageError(
-                f"{path} is a result of {name(*cell)}, and would count beside it. Move "
-                "it away."
-            )
-        if cell in wanted:
-            found.append(record)
+    wanted = {name(*cell) for cell in choice.cells()}
+    folder = results / f"{choice.data}_{choice.budget}"
+    there = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    found = [record for stem, record in there.items() if stem in wanted]
     if not found:
         where = "" if results == RESULTS else f" --results={results}"
+        others = f" There are {', '.join(there)}." if len(there) in range(1, 13) else ""
         raise app.UsageError(
-            f"There is no such result in {results}. Run this first:\n"
+            f"There is no such result in {folder}.{others} Run this first:\n"
             f"python -m benchmarks.compare {choice}{where}"
         )
     return found
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Returns a result.
+
+    Raises:
+        UsageError: if the file is none, or that of another training than its name says.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        training = name(record["arm"], record["sparsity"], record["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise app.UsageError(f"{path} is no result of a training.") from error
+    if path.stem != training:
+        raise app.UsageError(
+            f"{path} is a result of {training}, and would count beside it. Move it "
+            "away."
+        )
+    return record
 
 
 def scores(found: list[dict[str, Any]]) -> dict[str, dict[float, Score]]:

@@ -8,13 +8,19 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import comparison
+from benchmarks.budgets import ARMS, BUDGETS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "data", None, ["cifar10", "fashion_mnist"], "The data.", required=True
 )
-flags.DEFINE_string("budget", "short", "What is compared, for how long; see BUDGETS.")
-flags.DEFINE_list("arms", None, "Which arms. Default: those of the budget.")
+flags.DEFINE_string(
+    "budget",
+    "short",
+    "What is compared, for how long; of "
+    + ", ".join(f"{budget} ({data})" for data, budget in BUDGETS),
+)
+flags.DEFINE_list("arms", None, f"Of {', '.join(ARMS)}. Default: those of the budget.")
 flags.DEFINE_list("sparsities", None, "Which. Default: those of the budget.")
 flags.DEFINE_list("seeds", None, "Which. Default: those of the budget.")
 flags.DEFINE_string(

@@ -24,14 +24,22 @@ def made(record: dict[str, Any]) -> str:
 
 
 def where(*records: dict[str, Any]) -> str:
-    """Returns the machines and the versions that some files were made with."""
-    counts = collections.Counter(
-        f"{record['machine']['cores']} cores of an {record['machine']['cpu']}"
-        for record in records
+    """Returns the machines and the versions that some files were made with.
+
+    Machines with processors of the same name are told apart by their memory.
+    """
+    hosts = collections.Counter(
+        (f"{machine['cores']} cores of an {machine['cpu']}", machine.get("memory"))
+        for machine in (record["machine"] for record in records)
     )
+    counts: dict[str, list[str]] = {}
+    for (processor, _), count in hosts.most_common():
+        counts.setdefault(processor, []).append(str(count))
     machines = [
-        f"{machine} ({count})" if len(counts) > 1 else machine
-        for machine, count in counts.most_common()
+        f"{processor} ({', on another machine '.join(each)})"
+        if len(hosts) > 1
+        else processor
+        for processor, each in counts.items()
     ]
     software = dict.fromkeys(
         f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, tf_keras "

@@ -32,6 +32,10 @@ def substitute(kernel: tf.Tensor, value: tf.Tensor, backward: Backward) -> tf.Te
     Returns:
         A tensor equal to `value`, whose gradient reaches `kernel` alone.
 
+    Raises:
+        ValueError: when the gradient is taken, if `backward` does not return a tensor
+            of the kernel's shape.
+
     Example:
 
         >>> import tensorflow as tf
@@ -53,7 +57,14 @@ def substitute(kernel: tf.Tensor, value: tf.Tensor, backward: Backward) -> tf.Te
     def replaced(kernel: tf.Tensor) -> Any:
         def hand_on(upstream: tf.Tensor) -> tf.Tensor:
             # An embedding's gradient arrives as IndexedSlices.
-            return backward(tf.convert_to_tensor(upstream))
+            gradient = backward(tf.convert_to_tensor(upstream))
+            shape = getattr(gradient, "shape", None)
+            if shape is None or not kernel.shape.is_compatible_with(shape):
+                raise ValueError(
+                    "`backward` must return the gradient of the dense kernel, of shape "
+                    f"{kernel.shape}. Returned: {gradient!r}"
+                )
+            return gradient
 
         return tf.identity(value), hand_on
 

@@ -135,9 +135,10 @@ def refuse_nan(counts: Sequence[int], names: Sequence[str]) -> None:
     bad = [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n]
     if bad:
         raise ValueError(
-            f"NaN cannot be ranked. Kernels that hold NaN (how many): {', '.join(bad)}."
-            " The training has diverged: restore an earlier checkpoint, then lower the "
-            "learning rate or clip the gradients."
+            f"NaN cannot be ranked. What ranks these holds NaN (how many): "
+            f"{', '.join(bad)}. If it is the kernels, the training has diverged: "
+            "restore an earlier checkpoint, then lower the learning rate or clip the "
+            "gradients. If it is scores of your own, look at how they are made."
         )
 
 

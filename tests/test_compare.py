@@ -1,12 +1,15 @@
 """The comparison of schemes: its cells, and how they are summed up."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from matplotlib.axes import Axes
 
 from benchmarks import (
     accuracy_figure,
+    children,
     choices,
     comparison,
     comparison_table,
@@ -27,6 +31,7 @@ from tests import official_training as small
 from tests.helpers import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROCESSES = pathlib.Path("/proc")
 KEYS = {
     *("method", "sparsity", "seed", "accuracy", "epochs", "model", "data"),
     *("overall_sparsity", "command", "versions", "date"),
@@ -122,13 +127,16 @@ def test_every_scheme_is_compared_and_every_arm_is_a_method_of_the_program():
         assert arm.masks_of is None or arm.masks_of in ARMS
 
 
+COMPARE = (sys.executable, "-m", "benchmarks.compare", "--data=cifar10")
+PLACES = {"data_dir": "tfds", "runs": "runs", "results": "results"}
+
+
 def started(*arguments, folder):
     """A comparison that has ended, well or not; all its files are in the folder."""
-    places = {"data_dir": "tfds", "runs": "runs", "results": "results"}
     return subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks.compare", "--data=cifar10"),
-            *(f"--{flag}={folder / name}" for flag, name in places.items()),
+            *COMPARE,
+            *(f"--{flag}={folder / name}" for flag, name in PLACES.items()),
             *arguments,
         ],
         cwd=ROOT,
@@ -236,6 +244,20 @@ def test_a_cell_made_with_other_options_of_its_method_is_refused(tmp_path):
         assert re.search(pattern, printed)
     shutil.copy(path, other)
     assert "0 of 1 cells are missing" in started(*cell, folder=tmp_path).stdout
+
+
+def test_results_that_cannot_be_read_or_written_are_named_before_a_training(tmp_path):
+    small.prepare_data(tmp_path / "tfds")
+    (tmp_path / "results").write_text("No folder.")
+    printed = refused("--arms=dense", "--seeds=0", folder=tmp_path)
+    assert f"{tmp_path / 'results'} is no folder to write into" in printed
+    (tmp_path / "results").unlink()
+    broken = tmp_path / "results" / "cifar10_short" / "dense_seed0.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    printed = refused("--arms=dense", "--seeds=0", folder=tmp_path)
+    assert f"{broken} is no result of a training" in printed
+    assert not list(tmp_path.rglob("*.log"))
 
 
 def test_a_failed_training_is_named_with_its_last_words(tmp_path):
@@ -369,6 +391,61 @@ def test_tickets_of_several_sparsities_have_a_line_each(tmp_path):
     assert second.startswith("| ticket_new, 95% | 25.00")
 
 
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [("a.txt", "must end in .png"), ("file/a.png", "The figure cannot be written")],
+)
+def test_a_figure_that_cannot_be_written_is_told_so(figure, message, tmp_path):
+    (tmp_path / "file").write_text("No folder.")
+    choice = comparison.Choice("fashion_mnist", "lenet")
+    command = [sys.executable, "-m", "benchmarks.compare_table", *str(choice).split()]
+    done = subprocess.run(
+        [*command, f"--figure={tmp_path / figure}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode and message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not PROCESSES.exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("broken_off", [signal.SIGINT, signal.SIGTERM])
+def test_trainings_end_with_the_comparison_that_started_them(broken_off, tmp_path):
+    small.prepare_data(tmp_path / "tfds")
+    command = [*COMPARE, "--budget=short", "--arms=dense,dpf_p4", "--jobs=2"]
+    command += [f"--{flag}={tmp_path / name}" for flag, name in PLACES.items()]
+    program = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + PATIENCE
+    while len(running := trainings(tmp_path)) < 2 and time.monotonic() < deadline:
+        assert program.poll() is None, program.stdout.read()
+        time.sleep(0.1)
+    program.send_signal(broken_off)
+    printed, _ = program.communicate(timeout=PATIENCE)
+    assert len(running) == 2 and program.returncode != 0
+    assert printed.endswith("Broken off. The same command goes on where it was.\n")
+    assert not trainings(tmp_path)
+    with pytest.raises(KeyboardInterrupt):  # None begins after the end.
+        ended = children.Children()
+        ended.end()
+        ended.run(["true"], {}, tmp_path / "log")
+
+
+def trainings(folder):
+    """The processes that train below a folder."""
+    found = []
+    for path in PROCESSES.glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # It has just ended.
+            command = path.read_text(errors="replace").split("\0")
+            if "official_models.train" in command and f"{folder}/" in "".join(command):
+                found.append(path)
+    return found
+
+
 @pytest.mark.slow
 def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     small.prepare_data(tmp_path / "tfds")
@@ -382,7 +459,8 @@ def test_a_cell_is_trained_once_and_a_ticket_has_its_masks(tmp_path):
     assert dense["overall_sparsity"] == 0 < 0.85 < sparse["overall_sparsity"]
     assert str(tmp_path) not in sparse["command"]
     paths[0].unlink()  # The training is there, and tells when it was made.
-    run("--arms=dense", *arguments, folder=tmp_path)
+    printed = run("--arms=dense", *arguments, folder=tmp_path)
+    assert "dense_seed0 was trained before, in" in printed
     assert json.loads(paths[0].read_text()) == dense
     printed = run("--arms=dense,ticket_new", *arguments, folder=tmp_path)
     assert "1 of 2 cells are missing" in printed

@@ -288,6 +288,20 @@ def wide_state(method, round):
             ValueError,
             r"Expected: \[{}, {}\]. .*{'other': \(\)}",
         ),
+        (
+            {"masks": lambda _, round: round.largest([w.T for w in round.kernels])},
+            ValueError,
+            r"a/kernel.*of the kernel's shape. Expected: \[\(6, 8\).*\[\(8, 6\)",
+        ),
+        (
+            {
+                "masks": lambda _, round: round.largest(
+                    [w * np.nan for w in round.kernels]
+                )
+            },
+            ValueError,
+            "a/kernel.*scores of your own",
+        ),
         ({"masks": no_state}, ValueError, r"Expected: \[{}, {}\]. Found: \[None, {}\]"),
         ({"masks": half_state}, ValueError, r"Expected: \[{}, {}\]. Found: \[{}\]"),
         (
@@ -304,6 +318,13 @@ def test_a_scheme_that_breaks_its_contract_is_told_so(
 ):
     with pytest.raises(error, match=message):
         dpf_tf.MaskUpdater(make(keras, own(**overridden)), total_steps=1).update(0)
+
+
+@pytest.mark.parametrize("returned", [None, tf.zeros([8])])
+def test_a_scheme_whose_gradient_is_not_the_kernels_is_refused(keras, returned):
+    model = make(keras, own(backward=lambda *_: returned), RAMP)
+    with pytest.raises(ValueError, match=r"`backward` must return.*shape \(8, 4\)"):
+        fit(model)
 
 
 def test_a_scheme_that_looks_at_momenta_without_saying_so_is_told_to(keras):

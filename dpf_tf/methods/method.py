@@ -27,7 +27,7 @@ State = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(Configured):
-    """A pruning scheme. Its fields are its options, checked when it is made.
+    """A pruning scheme. Its fields are its options; `__post_init__` can check them.
 
     To be saved with a model, a scheme of one's own is registered with
     `register_keras_serializable` of the model's Keras.

@@ -131,9 +131,16 @@ class Round:
             kernel keeps at least one weight.
 
         Raises:
-            ValueError: if a score is NaN.
+            ValueError: if a score is NaN, or the scores are not of these shapes.
         """
         units = self._units
+        if scores is not None:
+            shapes = [tuple(kernel.shape) for kernel in self._tensors[0]]
+            if (given := [np.shape(each) for each in scores]) != shapes:
+                raise ValueError(
+                    f"There must be scores for each of {', '.join(self.paths)}, of the "
+                    f"kernel's shape. Expected: {shapes}. Received: {given}"
+                )
         ranked = units.scores(self._tensors[0] if scores is None else scores)
         scales = None
         if self._allocation == "global_normalized":
@@ -172,7 +179,12 @@ class Round:
         return [_only(s, ~mask) for s, mask in zip(scores, kept, strict=True)]
 
     def random(self, index: int, seed: int = 0) -> np.ndarray:
-        """Returns uniform numbers in [0, 1) of a kernel's shape, the same each time."""
+        """Returns uniform numbers in [0, 1) of a kernel's shape, the same each time.
+
+        Args:
+            index: which kernel.
+            seed: another one gives other numbers.
+        """
         shape = tuple(self._tensors[0][index].shape)
         generator = np.random.default_rng([seed, self.step, index])
         return generator.random(shape, dtype=np.float32)
