@@ -43,8 +43,9 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         recalibrate_steps: how many of these batches to use.
         data: batches of training data, `(x, y)` or `(x, y, sample_weight)`, for methods
             that look at the gradient: an iterable of which each mask update takes the
-            next one, beginning anew when a run is resumed; or a callable from the step
-            to a batch, with which a resumed run is exactly the one that was broken off.
+            next one (one for each method, where there are several), beginning anew when
+            a run is resumed; or a callable from the step to a batch, with which a
+            resumed run is exactly the one that was broken off.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -272,14 +273,22 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
 
     def _warn_of_short_training(self, total: int) -> None:
         last = min(total - 1, self._last_step)
+        # What goes on from an epoch may have made its moves before.
+        begin = self._start if not self._first_epoch else 0
         for settings in self._updater.settings:
             schedule = settings.schedule
             target = schedule.final_sparsity
             update = schedule.last_update(int(last))
-            if update is None or (update < self._start and self._updater.sparsity == 0):
+            if update is None or (update < self._start and self._lags()):
+                rest = (
+                    f" (settle={self._settle:g} of the {self.params['epochs']} epochs "
+                    "that `fit` announces; give settle=0 where each epoch is a `fit` "
+                    "of its own)"
+                )
                 warnings.warn(
                     f"No mask is due in this training (steps {self._start} to "
-                    f"{total - 1}, masks may change up to step {last}): the schedule "
+                    f"{total - 1}, masks may change up to step {last}"
+                    f"{rest if last == self._last_step else ''}): the schedule "
                     f"{schedule} will not act.",
                     stacklevel=2,
                 )
@@ -291,14 +300,24 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
                     f"{target}. Train on, or shorten the schedule {schedule}.",
                     stacklevel=2,
                 )
-            elif settings.method.moves and _moves_nothing(schedule, last):
+            elif settings.method.moves and _moves_nothing(schedule, begin, last):
                 warnings.warn(
                     f"{type(settings.method).__name__} moves weights at the mask "
-                    f"updates after its first, and in this training, of {total} steps, "
-                    "there is none: the masks stay as they begin. Train longer, or "
-                    f"give a shorter `frequency` to the schedule {schedule}.",
+                    "updates after its first and before the schedule's `end_step`, and "
+                    f"in this training (steps {self._start} to {total - 1}, masks may "
+                    f"change up to step {last}) there is none: the masks stay as they "
+                    "begin. Train longer, give a shorter `frequency` or a later "
+                    f"`end_step` to the schedule {schedule}, or call `compile` anew "
+                    "with a new optimizer: steps are counted from 0 then.",
                     stacklevel=2,
                 )
+
+    def _lags(self) -> bool:
+        """Tells whether masks keep more than their schedules want in the end."""
+        if not all(layer.built for layer in self._updater.layers):
+            return self._updater.sparsity == 0
+        missed = missed_target(self.model, pruned_layers(self.model))
+        return missed is not None or self._updater.sparsity == 0
 
     def _warn_if_nothing_counts(self, epoch: int) -> None:
         stands = self._bound == self._start and self._batch + 1 >= self._accumulation()
@@ -316,8 +335,9 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         if missed is not None:
             warnings.warn(
                 f"Training has ended at sparsity {missed[0]:.4f}, below the target "
-                f"{missed[1]}: the ramp had not ended, or weights of an earlier epoch "
-                "were restored, their masks with them.",
+                f"{missed[1]}: the ramp had not ended when masks changed last, layers "
+                "were frozen before it, or weights of an earlier epoch were restored, "
+                "their masks with them.",
                 stacklevel=2,
             )
 
@@ -337,11 +357,12 @@ class PruningCallback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
         return max((step for step in found if step is not None), default=self._start)
 
 
-def _moves_nothing(schedule: Any, last: float) -> bool:
-    """Tells whether no update up to a step comes after the first one, or does much."""
+def _moves_nothing(schedule: Any, begin: int, last: float) -> bool:
+    """Tells whether no update between two steps comes after the first, or does much."""
     end = getattr(schedule, "end_step", None)
     last = last if end in (None, -1) else min(last, end - 1)
-    return schedule.last_update(int(last)) in (None, schedule.last_update(0))
+    update = schedule.last_update(int(last))
+    return update is None or update < max(begin, 1)
 
 
 def _refusing(function: Any, layers: list[Any]) -> Any:

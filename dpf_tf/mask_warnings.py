@@ -43,27 +43,38 @@ def warn_of_early(settings: Settings, masks: list[Any], step: int) -> None:
         )
 
 
-def warn_of_setback(before: int, after: int, groups: list[Group], step: int) -> None:
-    """Tells of a ramp that starts anew, under masks that were sparser.
+def warn_of_setback(
+    before: int, after: int, groups: list[Group], step: int, resting: list[str]
+) -> None:
+    """Tells of masks that keep more than those before them.
 
     Args:
         before: how many weights of the groups their masks have kept.
         after: how many they keep now.
         groups: what was updated.
         step: when.
+        resting: the layers whose masks no longer change.
     """
     total = size([mask for group in groups for mask in group.masks])
-    if after > before:
-        warnings.warn(
-            f"At step {step} the schedule has set the sparsity back, from "
-            f"{1 - before / total:.4f} to {1 - after / total:.4f}: steps are counted "
-            "anew, as the optimizer does after a new `compile`. To train on with the "
-            "masks as they were, call `dpf_tf.freeze_masks(model)` before; to go on "
-            "with the schedule, go on with the old count (`optimizer.iterations`). The "
-            "schedule is now: "
-            f"{', '.join(str(group.settings.schedule) for group in groups)}.",
-            stacklevel=_CALLER,
+    if after <= before:
+        return
+    cause = (
+        "steps are counted anew, as the optimizer does after a new `compile`; to go on "
+        "with the schedule, go on with the old count (`optimizer.iterations`)"
+    )
+    if step and resting:
+        cause = (
+            f"the masks of {', '.join(resting)} no longer change (`trainable = False`, "
+            "or frozen), and the others have its sparsity without them"
         )
+    warnings.warn(
+        f"At step {step} the schedule has set the sparsity back, from "
+        f"{1 - before / total:.4f} to {1 - after / total:.4f}: {cause}. To train on "
+        "with all masks as they were, call `dpf_tf.freeze_masks(model)` before. The "
+        "schedule is now: "
+        f"{', '.join(str(group.settings.schedule) for group in groups)}.",
+        stacklevel=_CALLER,
+    )
 
 
 def warn_of_stuck(groups: list[Group]) -> None:

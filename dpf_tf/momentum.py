@@ -51,7 +51,8 @@ class Momentum:
                 "it where weights are pruned, and the model is not compiled with an "
                 "optimizer. Give it: `dpf_tf.MaskUpdater(model, optimizer=optimizer)`."
             )
-        if "momenta" in method.needs and lacks_momentum(self._optimizer):
+        useless = lacks_momentum(self._optimizer) or keeps_iterate(self._optimizer)
+        if "momenta" in method.needs and useless:
             self._refuse(method)
 
     def variables(
@@ -94,7 +95,7 @@ class Momentum:
         found = self.variables(method, kernels, step)
         if not is_built(self._optimizer) and not step:
             return [np.zeros(kernel.shape, np.float32) for kernel in kernels]
-        if not all(found):
+        if not all(found) or keeps_iterate(self._optimizer):
             self._refuse(method)
         dense = keras_api.of(self._model).dense
         return [keras_api.numpy_view(dense(momentum)) for momentum, *_ in found]
@@ -161,6 +162,11 @@ def is_built(optimizer: Any) -> bool:
 def lacks_momentum(optimizer: Any) -> bool:
     """Tells whether an optimizer could keep a momentum, and is told not to."""
     return bool(getattr(optimizer, "momentum", None) == 0)
+
+
+def keeps_iterate(optimizer: Any) -> bool:
+    """Tells the optimizer whose `momentum` is a second copy of the weights."""
+    return type(optimizer).__name__ == "ScheduleFreeAdamW"
 
 
 def build(optimizer: Any, variables: list[Any]) -> None:

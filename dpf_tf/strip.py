@@ -89,8 +89,9 @@ def _warn_if_missed(name: str, model: Any, layers: list[tuple[str, Any]]) -> Non
     if missed is not None:
         warnings.warn(
             f"{name} is stripped at sparsity {missed[0]:.4f}, below the target "
-            f"{missed[1]}: its training has not come to the end of the ramp, or "
-            "weights of an earlier epoch were restored, their masks with them.",
+            f"{missed[1]}: its training has not come to the end of the ramp, layers "
+            "were frozen before it, or weights of an earlier epoch were restored, "
+            "their masks with them.",
             stacklevel=3,
         )
 

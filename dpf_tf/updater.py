@@ -51,7 +51,8 @@ class MaskUpdater:
     Call `update(step)` before every training step, outside `tf.function` and
     `strategy.run`, with the number of optimizer steps made so far. Where several steps
     lie between two calls, a mask that was due between them is made at the second; what
-    was due before the first call is not made up for. Training is refused before it.
+    was due before the first call is not made up for. A step that comes again, as under
+    gradient accumulation, has had its masks. Training is refused before the first call.
     `PruningCallback` does the same in `fit`.
 
     Args:
@@ -132,8 +133,8 @@ class MaskUpdater:
     ) -> None:
         """Fills in what schedules leave to the length of the training.
 
-        The length of an earlier training counts no longer if `anew` says so, or if it
-        has left all masks dense that can change.
+        Those that an earlier training has told count no longer if `anew` says so, or if
+        it has left all masks dense that can change.
         """
         if total_steps is None and epoch_steps is None:
             return
@@ -141,9 +142,7 @@ class MaskUpdater:
         masks = [mask for layer in layers for mask in layer.masks.values()]
         anew = anew or count_kept(masks) == size(masks)
         for layer in layers:
-            layer.resolve_schedule(
-                total_steps, epoch_steps, anew and total_steps is not None
-            )
+            layer.resolve_schedule(total_steps, epoch_steps, anew)
         self._grouped = []
 
     def due(self, step: int) -> bool:
@@ -177,7 +176,8 @@ class MaskUpdater:
             RuntimeError: if called inside `tf.function` or a replica.
         """
         step = checked("`step`", _number(step))
-        since = step if self._seen is None else min(step, self._seen + 1)
+        goes_on = self._seen is not None and self._seen <= step
+        since = self._seen + 1 if goes_on else step
         if self._seen is None and not step:
             self.resolve(*self._lengths, anew=True)
         if self._due_settings(range(since, step + 1)):
@@ -242,7 +242,7 @@ class MaskUpdater:
         kept = sum(kept for _, kept in updates)
         if before is not None and due:
             self._begun = True
-            warn_of_setback(before, kept, due, step)
+            warn_of_setback(before, kept, due, step, self._resting())
         flips = sum(flips for flips, _ in updates)
         if flips:
             self._last_change = step
@@ -251,6 +251,17 @@ class MaskUpdater:
             if self._arrives(group.settings, step):
                 warn_of_bare(group)
         return MaskUpdate(self._sparsity, flips)
+
+    def _resting(self) -> list[str]:
+        """Returns the paths of the layers whose masks prune, and cannot change."""
+        layers = self._pruned_layers()
+        moving = [layer for _, layer in movable(layers)]
+        return [
+            path
+            for path, layer in layers
+            if layer not in moving
+            and count_kept(masks := list(layer.masks.values())) < size(masks)
+        ]
 
     def silence(self) -> None:
         """Masks bias and batch norm of pruned filters: the masks are at rest.
@@ -313,6 +324,8 @@ class MaskUpdater:
         if present and present == self._grouped:
             return self._groups
         groups = collect(self._model, layers)
+        if self._grouped and present != self._grouped:
+            self._begun = False  # What is ranked together has changed.
         if groups and all(layer.built for layer in present):
             self._groups, self._grouped = groups, present
         return groups
@@ -354,20 +367,23 @@ class MaskUpdater:
 
     def _restart(self, group: Group, old: list[Any], new: list[Any], step: int) -> None:
         """Sets to zero what a method wants to start anew, where a weight does."""
-        restarts = group.settings.method.restarts
-        variables: list[list[Any]] = [[] for _ in group.kernels]
-        if restarts & {"weights", "pruned_weights"}:
-            variables = [[kernel] for kernel in group.kernels]
-        if "momenta" in restarts:
-            method = group.settings.method
-            found = self._momentum.variables(method, group.kernels, step)
-            variables = [[*v, *m] for v, m in zip(variables, found, strict=True)]
+        method = group.settings.method
+        if not method.restarts:
+            return
+        both = [before & after for before, after in zip(old, new, strict=True)]
+        if "pruned_weights" in method.restarts:
+            self._keep([[kernel] for kernel in group.kernels], new)
+        elif "weights" in method.restarts:
+            self._keep([[kernel] for kernel in group.kernels], both)
+        if "momenta" in method.restarts:
+            self._keep(self._momentum.variables(method, group.kernels, step), both)
+
+    def _keep(self, variables: list[list[Any]], stays: list[Any]) -> None:
+        """Sets variables to zero, but for what stays of each kernel's."""
         read = keras_api.of(self._model).dense
-        for each, before, after in zip(variables, old, new, strict=True):
-            stays = after if "pruned_weights" in restarts else before & after
-            if not stays.all():
-                for variable in each:
-                    variable.assign(tf.where(stays, read(variable), 0.0))
+        for each, where in zip(variables, stays, strict=True):
+            for variable in [] if where.all() else each:
+                variable.assign(tf.where(where, read(variable), 0.0))
 
     def _arrives(self, settings: Settings, step: int) -> bool:
         """Tells, once, that kernels ranked together have their final sparsity."""

@@ -462,14 +462,12 @@ class PruneLowMagnitudeDPF:
         Args:
             total_steps: optimizer steps of the training, if they are known.
             epoch_steps: those of an epoch.
-            anew: whether the length of an earlier training no longer counts.
+            anew: whether they replace those of an earlier training, if there are any.
         """
         schedule = self.settings.schedule
         if anew:
-            known = getattr(schedule, "frequency", None)
-            if epoch_steps is None and isinstance(known, int):
-                epoch_steps = known  # If it is of an epoch, else it has no effect.
-            schedule = self._state.asked.schedule
+            asked = self._state.asked.schedule
+            schedule = schedules.reopened(schedule, asked, total_steps, epoch_steps)
         schedule = schedule.resolve(total_steps, epoch_steps)
         self._state.settings = dataclasses.replace(self.settings, schedule=schedule)
 

@@ -510,6 +510,32 @@ def test_a_layer_frozen_between_two_updates_keeps_its_masks(keras, how):
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("how", ["loop", "fit"])
+def test_a_layer_frozen_in_mid_training_is_named_where_that_sets_others_back(
+    keras, how
+):
+    layers = [keras.layers.Dense(32, name="a"), keras.layers.Dense(2, name="b")]
+    layers[0].build((None, 8))
+    layers[0].kernel.assign(0.01 * layers[0].kernel.numpy())
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=4)
+    model = dpf_tf.prune_low_magnitude_dpf(model, schedule, layers="[ab]")
+    model.compile(keras.optimizers.SGD(0.001), "mse")
+    updater = dpf_tf.MaskUpdater(model)
+    if how == "loop":
+        updater.update(0)
+    else:
+        fit(model, dpf_tf.PruningCallback())
+    model.get_layer("b").trainable = False
+    told = r"step \d+ .* to 0\.5000: the masks of b no longer change.*freeze_masks"
+    with pytest.warns(UserWarning, match=told):
+        if how == "loop":
+            updater.update(4)
+        else:
+            model.compile(model.optimizer, "mse")
+            fit(model, dpf_tf.PruningCallback())
+
+
 def test_masks_frozen_below_the_target_are_warned_about_when_stripped(keras):
     model = small_model(keras, RAMP)
     dpf_tf.MaskUpdater(model).update(16)
@@ -559,6 +585,39 @@ def test_a_schedule_that_cannot_finish_is_warned_about_with_the_numbers(keras):
     schedule = dpf_tf.ConstantSparsity(0.9, begin_step=1000)
     with pytest.warns(UserWarning, match="No mask is due in this training"):
         fit(small_model(keras, schedule), dpf_tf.PruningCallback())
+
+
+def test_masks_that_stand_still_before_their_target_are_warned_about(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.9, end_step=100, frequency=4)
+    model = small_model(keras, schedule)
+    fit(model, dpf_tf.PruningCallback())
+    told = (
+        r"steps 64 to 127, masks may change up to step 51 \(settle=0.6 of the 2 epoch"
+    )
+    with pytest.warns(UserWarning, match=told):
+        fit(model, dpf_tf.PruningCallback(settle=0.6), initial_epoch=1, epochs=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "No mask is due")
+        fit(model, dpf_tf.PruningCallback(), epochs=2)
+        fit(model, dpf_tf.PruningCallback(settle=0.6), initial_epoch=1, epochs=2)
+
+
+def test_a_second_fit_in_which_nothing_would_move_is_warned_about(keras):
+    schedule = dpf_tf.PolynomialDecay(
+        final_sparsity=0.5, initial_sparsity=0.5, end_step=60, frequency=8
+    )
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(32), keras.layers.Dense(2)]
+    )
+    model = dpf_tf.prune(model, schedule, "set")
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "SET moves")
+        fit(model, dpf_tf.PruningCallback())
+        # What goes on from an epoch has had its moves.
+        fit(model, dpf_tf.PruningCallback(), initial_epoch=1, epochs=2)
+    with pytest.warns(UserWarning, match=r"SET moves.*steps 128 to 191.*end_step=60"):
+        fit(model, dpf_tf.PruningCallback())
 
 
 def test_a_ramp_that_ends_between_two_updates_and_misses_no_weight_is_no_warning(keras):

@@ -191,6 +191,49 @@ def test_a_method_that_does_not_say_what_it_needs_is_told_to(keras):
 # --- Masks, values and momenta ---
 
 
+def test_momenta_are_cleared_of_weights_that_come_back_though_their_values_stay(keras):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Turns(methods.Method):
+        """Keeps one half of the weights, then the other."""
+
+        restarts = frozenset({"pruned_weights", "momenta"})
+
+        def masks(self, round):
+            even = [np.indices(m.shape).sum(0) % 2 == 0 for m in round.masks]
+            return even if not round.step else [~mask for mask in even]
+
+    schedule = dpf_tf.ConstantSparsity(0.5, frequency=4)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, Turns(), layers="a"))
+    updater = dpf_tf.MaskUpdater(model)
+    for step in range(4):
+        updater.update(step)
+        model.train_on_batch(X, Y)
+    [layer] = pruned_layers(model)
+    kernel = layer.kernels["kernel"]
+    momentum = model.optimizer.momentums[0]
+    assert values([momentum])[0].all()
+    [before] = values([kernel])
+    updater.update(4)
+    back = np.indices((6, 8)).sum(0) % 2 == 1
+    [after], [moved] = values([kernel]), values([momentum])
+    np.testing.assert_array_equal(after, np.where(back, before, 0))
+    assert not moved.any()
+
+
+def test_what_is_no_momentum_though_it_is_called_so_is_refused(keras):
+    if not hasattr(keras.optimizers, "ScheduleFreeAdamW"):
+        pytest.skip("this Keras has no ScheduleFreeAdamW")
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=5)
+    for method in ("sparse_momentum", "set"):
+        model = dpf_tf.prune(net(keras), schedule, method)
+        model.compile(keras.optimizers.ScheduleFreeAdamW(), "mse")
+        if method == "set":  # What is cleared is the same.
+            fit(model)
+            continue
+        with pytest.raises(ValueError, match="momentum, and ScheduleFreeAdamW keeps"):
+            fit(model)
+
+
 @pytest.mark.parametrize(
     "restarts", [(), ("weights",), ("momenta",), ("weights", "momenta")]
 )
@@ -379,6 +422,37 @@ def test_a_schedule_that_wants_nothing_between_its_masks_is_made_up_for(keras):
     assert [updater.update(step).sparsity for step in range(0, 40, 7)] == [0.5] * 6
 
 
+@pytest.mark.parametrize("method", ["set", "rigl", "dsr", "sparse_momentum"])
+def test_a_step_that_comes_again_has_had_its_masks(keras, method):
+    def trained(times):
+        keras.utils.set_random_seed(3)
+        schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=2)
+        model = compiled(keras, dpf_tf.prune(net(keras), schedule, method))
+        asked = []
+        updater = dpf_tf.MaskUpdater(model, data=lambda t: asked.append(t) or (X, Y))
+        for step in range(7):
+            for _ in range(times):
+                update = updater.update(step)
+            assert update.flips == 0 or times == 1
+            model.train_on_batch(X, Y)
+        return [asked, *values(model.variables)]
+
+    once, often = trained(1), trained(3)
+    assert once[0] == often[0] == ([2, 4, 6] if method == "rigl" else [])
+    for left, right in zip(once[1:], often[1:], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "dsr", "sparse_momentum"])
+def test_masks_that_are_given_stay_at_step_0(keras, method):
+    schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=2)
+    model = compiled(keras, dpf_tf.prune(net(keras), schedule, method, layers="a"))
+    given = np.arange(48).reshape(6, 8) % 2 == 0
+    dpf_tf.set_masks(model, {"a/kernel": given})
+    assert dpf_tf.MaskUpdater(model, data=[(X, Y)]).update(0).flips == 0
+    np.testing.assert_array_equal(dpf_tf.get_masks(model)["a/kernel"], given)
+
+
 def test_an_update_that_fails_is_made_up_for(keras):
     schedule = dpf_tf.PolynomialDecay(**CONSTANT, frequency=10)
     model = dpf_tf.prune(net(keras), schedule)
@@ -438,6 +512,16 @@ def test_the_length_of_an_epoch_is_enough_where_the_training_s_is_not_asked(kera
     model = dpf_tf.prune(net(keras), schedule)
     updater = dpf_tf.MaskUpdater(model, epoch_steps=5)
     assert [step for step in range(12) if updater.due(step)] == [0, 5, 10]
+    updater = dpf_tf.MaskUpdater(model, epoch_steps=6)  # Nothing was trained before.
+    assert [step for step in range(13) if updater.due(step)] == [0, 6, 12]
+
+
+def test_the_end_of_a_ramp_is_kept_where_only_the_length_of_an_epoch_is_told(keras):
+    schedule = dpf_tf.PolynomialDecay(final_sparsity=0.5, frequency="epoch")
+    model = dpf_tf.prune(net(keras), schedule)
+    dpf_tf.MaskUpdater(model, total_steps=40, epoch_steps=5)
+    [settings] = dpf_tf.MaskUpdater(model, epoch_steps=8).settings
+    assert (settings.schedule.end_step, settings.schedule.frequency) == (30, 8)
 
 
 # --- ST-3: filters, and kernels without a magnitude ---

@@ -151,6 +151,18 @@ def test_wrong_arguments_are_refused_at_once(make, error, message):
         make()
 
 
+def test_a_constant_sparsity_may_begin_after_the_first_epoch():
+    asked = dpf_tf.ConstantSparsity(0.5, begin_step="epoch", end_step=9, frequency=3)
+    with pytest.raises(ValueError, match="length of an epoch has not been"):
+        asked(0)
+    schedule = asked.resolve(None, 4)
+    assert [step for step in range(12) if schedule(step)[0]] == [4, 7]
+    assert [schedule(step)[1] for step in (3, 4)] == [0.0, 0.5]
+    assert [schedule.last_update(step) for step in (3, 4, 6, 7)] == [None, 4, 4, 7]
+    with pytest.raises(ValueError, match="end_step.* at least 10"):
+        asked.resolve(None, 10)
+
+
 def test_somebody_else_s_schedule_is_used_as_it_is():
     schedule = as_schedule(lambda step: (step % 5 == 0, 0.5))
     assert [t for t in range(11) if schedule(t)[0]] == [0, 5, 10]

@@ -894,7 +894,7 @@ def test_the_first_epoch_of_sfp_is_dense_in_layers_built_by_it_too(keras):
         def __init__(self):
             super().__init__()
             hidden = keras.layers.Dense(8, name="hidden")
-            schedule = dpf_tf.ConstantSparsity(0.5, frequency="epoch")
+            schedule = dpf_tf.methods.SFP().schedule(0.5)
             self.hidden = dpf_tf.PruneLowMagnitudeDPF(hidden, schedule, method="sfp")
             self.logits = keras.layers.Dense(1)
 
@@ -914,6 +914,23 @@ def test_the_first_epoch_of_sfp_is_dense_in_layers_built_by_it_too(keras):
     callbacks = [dpf_tf.PruningCallback(settle=0), Log()]
     model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
     assert shares == [1.0] * 4 + [0.5] * 4
+
+
+def test_sfp_that_goes_on_after_its_dense_epoch_warns_of_nothing(keras):
+    x, y = np.random.default_rng(0).normal(size=(2, 64, 8)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(8)]
+    )
+    model = dpf_tf.prune(model, 0.5, "sfp")
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    callback = dpf_tf.PruningCallback(settle=0)
+    with pytest.warns(UserWarning, match="No mask is due in this training"):
+        model.fit(x, y, 16, verbose=0, callbacks=[callback])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="dpf_tf|keras|tf_keras")
+        options = {"verbose": 0, "initial_epoch": 1, "epochs": 3}
+        history = model.fit(x, y, 16, callbacks=[callback], **options)
+    assert history.history["sparsity"] == [0.5, 0.5]
 
 
 def test_what_is_wrapped_and_cannot_be_pruned_is_named(keras):

@@ -18,16 +18,17 @@ class DPF(Method):
     so that one pruned too early can come back, with the value that it has by then.
     Momentum is dense and stays as it is. This is the paper, but for one thing (and for
     the rest at the end, `PruningCallback(settle=...)`): where a whole output filter is
-    pruned its gradient is bounded. Through a batch norm it is 30
-    to 300 times the usual. `bounded=False` is the paper to the letter. The other
-    options are levers on the weights that go in and out to the end of training.
+    pruned its gradient is bounded. Through a batch norm it is 30 to 300 times the
+    usual. `bounded=False` is the paper to the letter. The other options are levers on
+    the weights that go in and out to the end of training.
 
     Args:
         bounded: multiplies the gradient of a kernel's filters that are pruned as a
             whole by one factor, so that none is longer (in its L2 norm) than the
-            longest of a living filter. Each replica does so by its own gradient. A
-            filter with a single kept weight counts as living, even if that weight looks
-            at a dead channel: such a one sets the bound for the others.
+            longest of a living filter. Each replica does so by its own gradient, and
+            each call of a shared layer. A filter with a single kept weight counts as
+            living, even if that weight looks at a dead channel: such a one sets the
+            bound for the others.
         pruned_gradient: factor on the gradient of pruned weights; 1 is the paper.
         pruned_decay: weight decay of the pruned weights alone, on top of any
             regularizer; 0 is the paper. It is a loss of the layer, half of it times the

@@ -31,7 +31,7 @@ class DropAndGrow(Method):
 
     Args:
         share: share of the kept weights that would be dropped at step 0, from which it
-            falls as a cosine; the first update makes the masks, and drops nothing.
+            falls as a cosine; the update at step 0 makes the masks, and drops nothing.
         seed: of the random choices.
 
     Attributes:
@@ -85,7 +85,7 @@ class DropAndGrow(Method):
         """Refuses a sparsity that changes, or comes late, and scaled magnitudes."""
         final = schedule.final_sparsity
         changes = getattr(schedule, "initial_sparsity", final) != final
-        changes = changes or getattr(schedule, "begin_step", 0) > 0
+        changes = changes or getattr(schedule, "begin_step", 0) != 0
         if final is None or changes or isinstance(schedule, OneShot):
             raise ValueError(
                 f"{type(self).__name__} trains at one sparsity from beginning to end. "
@@ -106,6 +106,8 @@ class DropAndGrow(Method):
         """Returns masks with as many weights as before."""
         if sum(int(m.sum()) for m in round.masks) != sum(p.keep for p in round.pools):
             return self.begun(round)
+        if not round.step:  # Masks that were given, of the right number.
+            return round.masks
         dropped = self.dropped(round)
         if not any(dropped):
             return round.masks

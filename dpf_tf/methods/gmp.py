@@ -17,8 +17,10 @@ from dpf_tf.methods.round import Round
 class GMP(Method):
     """Gradual magnitude pruning, called incremental in the DPF paper.
 
-    At every update the smallest of the weights that are left go, and never come back:
+    At every update the smallest of the weights that are left go, and do not come back:
     the gradient is masked, a pruned weight is set to zero, and its momentum with it.
+    (Where the schedule asks for less than there is, some do, from zero: a warning tells
+    of that.)
     The cubic form of the ramp and the masked gradient are the authors'; that the ramp
     begins at step 0 and ends at 75 % of the training, with masks every 16 steps, is
     DPF's. They rank each kernel by itself (`allocation="uniform"`, as TFMOT does) and

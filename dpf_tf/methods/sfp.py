@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import numpy as np
-
 from dpf_tf.methods.method import Method
-from dpf_tf.methods.round import Round
 from dpf_tf.schedules import ConstantSparsity
 
 
@@ -21,7 +18,7 @@ class SFP(Method):
     ramp. They are *set* to zero and go on training: the gradient is not masked, so
     that a filter can come back, but its value before is lost. That is the difference to
     DPF. Momentum stays as it is. (The authors' program prunes before the first epoch,
-    too.)
+    too: `ConstantSparsity(0.3, frequency="epoch")`.)
 
     Here, as in all schemes, the layers compute with the pruned kernels. The authors
     compute with what the pruned filters have become, up to the next pruning, so that
@@ -34,7 +31,7 @@ class SFP(Method):
 
         >>> import dpf_tf
         >>> dpf_tf.methods.SFP().schedule(0.3)  # doctest: +NORMALIZE_WHITESPACE
-        ConstantSparsity(target_sparsity=0.3, begin_step=0, end_step=-1,
+        ConstantSparsity(target_sparsity=0.3, begin_step='epoch', end_step=-1,
                          frequency='epoch')
 
     References:
@@ -49,9 +46,5 @@ class SFP(Method):
     bounded: ClassVar[bool] = True
 
     def schedule(self, target: float) -> Any:
-        """Returns one sparsity, and updates once an epoch."""
-        return ConstantSparsity(target, frequency="epoch")
-
-    def masks(self, round: Round) -> list[np.ndarray]:
-        """Returns the largest filters; all of them before the first epoch."""
-        return round.largest() if round.step else round.masks
+        """Returns one sparsity from the first epoch's end on, and updates once each."""
+        return ConstantSparsity(target, begin_step="epoch", frequency="epoch")

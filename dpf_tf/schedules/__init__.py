@@ -7,6 +7,7 @@ would miscount by a weight on a model of 25 million.
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,31 @@ def as_schedule(value: Any, of_target: Callable[[float], Any] | None = None) -> 
         f"callable `step -> (should_prune, sparsity)`. Received: {value!r} (of type "
         f"{type(value).__name__})"
     )
+
+
+def reopened(
+    schedule: Any, asked: Any, total_steps: int | None, epoch_steps: int | None
+) -> Any:
+    """Returns a schedule that leaves open what these lengths of a training tell.
+
+    Args:
+        schedule: with the lengths of an earlier training filled in.
+        asked: as it was before.
+        total_steps: optimizer steps of the training, if they are told.
+        epoch_steps: those of an epoch, if they are told.
+
+    Example:
+
+        >>> from dpf_tf.schedules import ConstantSparsity, reopened
+        >>> asked = ConstantSparsity(0.5, frequency="epoch")
+        >>> reopened(asked.resolve(None, 10), asked, None, 20).frequency
+        'epoch'
+    """
+    told = asked.resolve(total_steps, epoch_steps)
+    names = [field.name for field in dataclasses.fields(asked) if field.init]
+    changed = [name for name in names if getattr(told, name) != getattr(asked, name)]
+    opened = {name: getattr(asked, name) for name in changed}
+    return dataclasses.replace(schedule, **opened) if opened else schedule
 
 
 def serialize(schedule: Any, keras: Any) -> dict[str, Any]:

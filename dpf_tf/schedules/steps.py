@@ -14,8 +14,8 @@ def step(subject: str, value: Any, least: int = 0) -> int:
     return whole(subject, value, least, of="optimizer steps")
 
 
-def period(subject: str, value: Any) -> int | str:
-    """Returns a valid `frequency`: a number of steps, or one epoch."""
+def period(subject: str, value: Any, least: int = 1) -> int | str:
+    """Returns a valid number of steps, or one epoch."""
     if isinstance(value, str):
         if value != EPOCH:
             raise ValueError(
@@ -23,21 +23,21 @@ def period(subject: str, value: Any) -> int | str:
                 f"Received: {value!r}"
             )
         return value
-    return step(subject, value, least=1)
+    return step(subject, value, least)
 
 
-def resolved(frequency: int | str, epoch_steps: int | None) -> int | str:
-    """Returns the period in steps, if the length of an epoch is known."""
-    if frequency == EPOCH and epoch_steps is not None:
+def resolved(steps: int | str, epoch_steps: int | None) -> int | str:
+    """Returns a number of steps, if the length of an epoch is known."""
+    if steps == EPOCH and epoch_steps is not None:
         return max(1, epoch_steps)
-    return frequency
+    return steps
 
 
 def is_due(step: int, begin: int, last: int | None, frequency: int | str) -> bool:
     """Tells whether masks are recomputed at a step."""
     if step < begin or (last is not None and step > last):
         return False
-    return (step - begin) % _known(frequency) == 0
+    return (step - begin) % known(frequency) == 0
 
 
 def last_due(
@@ -48,15 +48,20 @@ def last_due(
         step = min(step, last)
     if step <= begin:
         return begin if step == begin else None
-    frequency = _known(frequency)
+    frequency = known(frequency)
     return begin + (step - begin) // frequency * frequency
 
 
-def _known(frequency: int | str) -> int:
-    if isinstance(frequency, int):
-        return frequency
+def known(steps: int | str) -> int:
+    """Returns a number of steps.
+
+    Raises:
+        ValueError: if it is an epoch, whose length has not been announced.
+    """
+    if isinstance(steps, int):
+        return steps
     raise ValueError(
         "This schedule is due once an epoch, and the length of an epoch has not been "
         "announced. Use `fit` with a known number of steps (`steps_per_epoch=...`), "
-        "pass `epoch_steps=` to MaskUpdater, or give `frequency` in steps."
+        "pass `epoch_steps=` to MaskUpdater, or give the schedule's steps as numbers."
     )
