@@ -418,7 +418,13 @@ def test_trainings_end_with_the_comparison_that_started_them(broken_off, tmp_pat
     command = [*COMPARE, "--budget=short", "--arms=dense,dpf_p4", "--jobs=2"]
     command += [f"--{flag}={tmp_path / name}" for flag, name in PLACES.items()]
     program = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + PATIENCE
     while len(running := trainings(tmp_path)) < 2 and time.monotonic() < deadline:
